@@ -79,7 +79,7 @@ versions: wheel ## the demo and the transport's exam on the lowest dependencies,
 
 crash: $(DEV) ## kills and power cuts, many more than in `make test`; BATCHRUN_CRASH_SEED=N for others
 	BATCHRUN_CRASH_KILLS=$${BATCHRUN_CRASH_KILLS:-200} BATCHRUN_CRASH_ROUNDS=$${BATCHRUN_CRASH_ROUNDS:-3} \
-	  BATCHRUN_POWER_CUTS=$${BATCHRUN_POWER_CUTS:-500} $(BIN)/python -m pytest --timeout 7200 tests/crash
+	  BATCHRUN_POWER_CUTS=$${BATCHRUN_POWER_CUTS:-500} $(BIN)/python -m pytest --timeout 7200 tests/crash tests/fleet/test_kills.py
 
 fuzz: $(DEV) ## random replies, streams and headers against their readers, for FUZZ_SECONDS (600)
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest -s -o timeout=0 tests/fuzz

@@ -55,11 +55,12 @@ from batchrun.errors import BatchrunError, InputLostError, RowError, StorageErro
 from batchrun.machinery import REAL, EndpointAccess, Machinery
 from batchrun.ports import Answers, Journal, Observer, Publisher, Source
 from batchrun.records import Request, Row
-from batchrun.rundir import free_space, open_run
+from batchrun.rundir import claim, free_space, open_run
 from batchrun.rundir.budget_account import ledger_sums
 from batchrun.rundir.budgets import Budgets
 from batchrun.rundir.claim import Settle
 from batchrun.rundir.compare import Changes
+from batchrun.rundir.lock import Held
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.preflight import Priced, require_bounds
 from batchrun.rundir.spent import Spent, published, spent
@@ -174,6 +175,13 @@ def _settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
     folding.settle(folder, checkpoint, say)
 
 
+def _take_shared(shared: claim.SharedDirectory) -> Held:
+    """Several processes share this run directory in an object store."""
+    from batchrun.rundir.fleet import folding
+
+    return folding.take_shared(shared)
+
+
 @contextlib.contextmanager
 def open_session(
     settings: Settings,
@@ -186,6 +194,7 @@ def open_session(
     judges: Sequence[JudgeRun] = (),
     *,
     settle: Settle | None = None,
+    take_shared: claim.TakeShared | None = None,
     taken: open_run.Taken | None = None,
 ) -> Iterator[Session | Result]:
     """The run directory opened for a session; a result where there is nothing left to do.
@@ -216,6 +225,7 @@ def open_session(
             parts_of=machinery.parts,
             require=evaluates.require,
             settle=settle or _settle,
+            take_shared=take_shared or _take_shared,
             taken=taken,
             say=say,
         )

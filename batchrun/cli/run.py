@@ -301,6 +301,7 @@ def command(
                 run_with_workers(
                     launching,
                     settings,
+                    changes,
                     environment,
                     progress=partial(progress_on, print_unwrapped) if shows else None,
                     as_json=as_json,

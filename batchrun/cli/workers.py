@@ -8,12 +8,11 @@ import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from batchrun.adapters.storage import files
-from batchrun.adapters.storage.store import SUMMARY
+from batchrun.adapters.storage.store import SUMMARY, read_json
 from batchrun.cli.console import print_json, print_unwrapped
+from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import UsageError
 from batchrun.ports import Observer
@@ -59,6 +58,7 @@ class Launching:
 def run_with_workers(
     launching: Launching,
     settings: Settings,
+    changes: Changes,
     environment: Mapping[str, str],
     *,
     progress: Callable[[], contextlib.AbstractContextManager[Observer]] | None,
@@ -68,18 +68,20 @@ def run_with_workers(
     makes the display. Raises ``UsageError`` for what several processes cannot do together.
     """
     from batchrun.fleet import launcher, worker
+    from batchrun.rundir import inspect
 
     launching.require()
     workers = launching.workers
     assert workers is not None
     launcher.require(workers, shard=launching.shard is not None)
-    worker.require(settings)
+    worker.require(settings, changes)
     cluster, arguments = launching.cluster(), sys.argv[1:]
     with contextlib.ExitStack() as stack:
         observers = [] if progress is None else [stack.enter_context(progress())]
+        launches = worker.launches_of(settings)
         if cluster is None:
             code = launcher.run_workers(
-                workers, arguments, Path(settings.dir), observers=observers, say=print_unwrapped
+                workers, arguments, launches, observers=observers, say=print_unwrapped
             )
         else:
             from batchrun.fleet.ray_cluster import run_on_ray
@@ -88,13 +90,15 @@ def run_with_workers(
                 workers,
                 arguments,
                 settings.dir,
+                launches,
                 cluster,
                 environment,
                 observers=observers,
                 say=print_unwrapped,
             )
     if as_json:
-        summary = files.read_json(Path(settings.dir) / SUMMARY)
+        store = inspect.look_at(settings.dir, settings.checkpoint).store
+        summary = read_json(store, SUMMARY)
         if isinstance(summary, dict):
             print_json(summary)
     return code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.parts.sealer import Parts, Sealer, publish
@@ -14,9 +13,9 @@ from batchrun.rundir.fleet.workers import Worker
 class CommittingSealer(Sealer):
     """``ports.Publisher`` of a worker."""
 
-    def __init__(self, worker: Worker, folder: Path, parts: Parts, journal: Journal) -> None:
+    def __init__(self, worker: Worker, parts: Parts, journal: Journal) -> None:
         super().__init__(parts, journal)
-        self._commit = partial(commit, worker, folder)
+        self._commit = partial(commit, worker)
 
     async def publish(self, shard: int, *, complete: bool) -> None:
         """See ``ports.Publisher``. A shard with rows pending stays in its log, from which another

@@ -18,7 +18,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import IO
 
@@ -27,6 +26,7 @@ from batchrun.core.fleet.operations import START
 from batchrun.errors import DamagedError, StorageError, UsageError
 from batchrun.fleet.progress import FleetProgress
 from batchrun.ports import Observer
+from batchrun.rundir.fleet.launches import Launches
 
 LOOK_S = 0.5
 """How often the processes are looked at."""
@@ -58,7 +58,7 @@ def require(workers: int, *, shard: bool) -> None:
 def run_workers(
     workers: int,
     arguments: Sequence[str],
-    folder: Path,
+    launches: Launches,
     *,
     observers: Sequence[Observer],
     say: Callable[[str], None],
@@ -69,7 +69,7 @@ def run_workers(
     ``arguments`` are those of this command, behind its name.
     """
     started_s = time.monotonic()
-    progress = FleetProgress(folder)
+    progress = FleetProgress(launches)
     children = _Children(workers, worker_arguments(arguments), say)
     with forwarding(children.forward):
         children.start()
@@ -81,7 +81,7 @@ def run_workers(
                     observer(snapshot)
     codes = children.end()
     if all(code < 0 for code in codes):
-        say(f"all {workers:,} workers were killed; the same command goes on with {folder}")
+        say(f"all {workers:,} workers were killed; the same command goes on with {launches.shown}")
     return exit_code(codes)
 
 

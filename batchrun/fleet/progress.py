@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from batchrun.adapters.storage import files
 from batchrun.engine.observe.monitor import Snapshot
-from batchrun.rundir.fleet import launches
-from batchrun.rundir.fleet.launches import WORKERS
+from batchrun.rundir.fleet.launches import WORKERS, Launch, Launches
 from batchrun.rundir.open_run import STATUS
 from batchrun.views.fleet.together import together
 
@@ -15,18 +12,18 @@ from batchrun.views.fleet.together import together
 class FleetProgress:
     """Looks at the fleet of a run directory, now and then."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._launch: launches.Launch | None = None
+    def __init__(self, launches: Launches) -> None:
+        self._launches = launches
+        self._launch: Launch | None = None
         self._before = 0, 0
 
     def look(self, elapsed_s: float) -> Snapshot | None:
         """One snapshot of all workers; None while there is no fleet."""
-        launch = launches.current(self._folder)
+        launch = self._launches.current()
         if launch is None:
             return None
         if launch != self._launch:
-            self._launch, self._before = launch, launches.read_plan(launch).before
+            self._launch, self._before = launch, self._launches.plan(launch).before
         paths = sorted((launch.folder / WORKERS).glob(f"*/{STATUS}"))
         found = {path.parent.name: files.read_json(path) for path in paths}
         statuses = {name: status for name, status in found.items() if isinstance(status, dict)}

@@ -33,6 +33,7 @@ from batchrun.fleet.launcher import worker_arguments as arguments_of
 from batchrun.fleet.progress import FleetProgress
 from batchrun.fleet.ray_worker import Call, RayWorker, Switchboard
 from batchrun.ports import Observer
+from batchrun.rundir.fleet.launches import Launches
 
 WORKER_CPUS = 1.0
 """CPUs of the cluster that a worker reserves."""
@@ -91,6 +92,7 @@ def run_on_ray(
     workers: int,
     arguments: Sequence[str],
     folder: str,
+    launches: Launches,
     cluster: Cluster,
     environment: Mapping[str, str],
     *,
@@ -119,7 +121,7 @@ def run_on_ray(
             version=__version__,
             report_s=max(LOOK_S, workers / REPORTS_PER_S),
         )
-        fleet = _Actors(call, cluster, folder, observers, say)
+        fleet = _Actors(call, cluster, launches, observers, say)
         with forwarding(fleet.signal):
             return fleet.wait()
 
@@ -205,7 +207,7 @@ class _Actors:
         self,
         call: Call,
         cluster: Cluster,
-        folder: str,
+        launches: Launches,
         observers: Sequence[Observer],
         say: Callable[[str], None],
     ) -> None:
@@ -214,7 +216,7 @@ class _Actors:
         self._cluster = cluster
         self._observers = observers
         self._relay = Relay(say)
-        self._progress = FleetProgress(Path(folder))
+        self._progress = FleetProgress(launches)
         self._started_s = time.monotonic()
         self._signals: list[int] = []
         self._codes: list[int] = []

@@ -23,7 +23,6 @@ from batchrun.adapters.environment.clock import LoopClock, real_s
 from batchrun.adapters.environment.signals import SignalledError
 from batchrun.adapters.parts.sealer import publish
 from batchrun.adapters.sources.files import pipes
-from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.assemble import Result, Session
 from batchrun.core.fleet import controls, leases
 from batchrun.core.fleet.board import Place
@@ -33,7 +32,7 @@ from batchrun.core.fleet.quota import limits_of
 from batchrun.core.fleet.shares import begun_by
 from batchrun.core.request import body
 from batchrun.core.run.changes import Changes
-from batchrun.core.settings.addresses import local_path
+from batchrun.core.settings.addresses import is_remote, local_path
 from batchrun.core.settings.resolve import Settings
 from batchrun.engine.controls import Controls, drained
 from batchrun.engine.lane import Lane
@@ -47,13 +46,23 @@ from batchrun.fleet.sharing import Sharing
 from batchrun.machinery import REAL, Machinery
 from batchrun.ports import Answers, Observer
 from batchrun.rundir import resend, state_reader
-from batchrun.rundir.claim import Settle
-from batchrun.rundir.fleet import folding, launches
+from batchrun.rundir.claim import SharedDirectory
+from batchrun.rundir.fleet import folding
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
 from batchrun.rundir.fleet.folding import remember_notices
 from batchrun.rundir.fleet.joining import WorkerDirectory, commit, join
-from batchrun.rundir.fleet.launches import LIVE, OPERATIONS, Launch
+from batchrun.rundir.fleet.launches import (
+    FIGURES,
+    LIVE,
+    OPERATIONS,
+    DiskLaunches,
+    Launch,
+    Launches,
+    Purpose,
+    naming_records,
+)
 from batchrun.rundir.fleet.workers import Worker, living
+from batchrun.rundir.lock import Held
 
 if TYPE_CHECKING:  # loaded by runs that have judges alone
     from batchrun.rundir.judges.prepare import JudgeRun
@@ -89,7 +98,7 @@ def run(
     for them, how far it came (without a summary where it had nothing to do). Raises as
     ``assemble.run`` does, and ``StorageError`` where this process was thought dead.
     """
-    require(settings)
+    require(settings, changes)
     started_s = machinery.monotonic_s() if started_s is None else started_s
     operation = operation_of(changes, environment)
     process = _Process(
@@ -107,19 +116,38 @@ def run(
     return process.run()
 
 
-def require(settings: Settings) -> None:
+def require(settings: Settings, changes: Changes) -> None:
     """Raise ``UsageError`` for what several processes cannot do together."""
     pipe = next((path for path in settings.files if pipes.passes(path)), None)
     default = str(PurePath(settings.dir, "checkpoint"))
     refused = (
-        (local_path(settings.dir) is None, "a run directory in an object store"),
-        (settings.checkpoint != default, "--checkpoint"),
+        (settings.checkpoint != default and not is_remote(settings.dir), "--checkpoint"),
         (pipe is not None, f"{pipe} as input, which can be read only once: write it to a file"),
+        (
+            changes.repair and is_remote(settings.dir),
+            "--repair where the run directory is in an object store: repair it with one process",
+        ),
     )
     for is_so, what in refused:
         if is_so:
             message = f"--shard does not work with {what}"
             raise UsageError(message)
+    if is_remote(settings.dir):
+        from batchrun.adapters.storage.bucket import bucket_at
+
+        bucket_at(settings.dir)
+
+
+def launches_of(settings: Settings) -> Launches:
+    """The launches of the run directory of these settings. Raises ``UsageError`` for a store that
+    cannot be shared.
+    """
+    local = local_path(settings.dir)
+    if local is not None:
+        return DiskLaunches(Path(local))
+    from batchrun.rundir.fleet.in_bucket import BucketLaunches
+
+    return BucketLaunches(settings.dir, Path(settings.checkpoint))
 
 
 class _AlreadyDoneError(Exception):
@@ -179,7 +207,8 @@ class _Process:
         self._say = say
         self._started_s = started_s
         self._machinery = machinery
-        self._folder = Path(local_path(settings.dir) or settings.dir)
+        self._launches = launches_of(settings)
+        self._shown = self._launches.shown
         endpoints = tuple(begun_by(endpoint, place) for endpoint in settings.endpoints)
         self._shared = replace(settings, endpoints=endpoints)
 
@@ -193,7 +222,7 @@ class _Process:
                 return replace(worker, sent_nothing=sent_nothing, elsewhere=worked)
             worked = self._took_part = True
             try:
-                with launches.naming_records(worker.launch):
+                with naming_records(worker.launch):
                     stop = self._work(worker)
                 whole = worker.claimant.all_published
             except KeyboardInterrupt as error:  # while it waited for the others
@@ -213,7 +242,7 @@ class _Process:
         """This process as a worker; the result of a run that has nothing left to do."""
         until_s, told, pauses = time.monotonic() + LOCKED_S, False, _Pauses()
         while True:
-            launch = launches.current(self._folder)
+            launch = self._launches.current()
             if launch is not None and self._may_join(launch):
                 worker = self._joined(launch)
                 if worker is not None:
@@ -222,13 +251,13 @@ class _Process:
             try:
                 return self._launched()
             except RunLockedError:
-                unchanged = launch is not None and launches.current(self._folder) == launch
+                unchanged = launch is not None and self._launches.current() == launch
                 if unchanged and self._others_work():
                     raise  # on something else
-                if time.monotonic() > until_s and not launches.is_busy(self._folder):
+                if time.monotonic() > until_s and not self._launches.is_busy():
                     raise
                 if not told:
-                    self._say(f"waiting for the process that opens {self._folder}")
+                    self._say(f"waiting for the process that opens {self._shown}")
                     told = True
                 pauses.sleep()
 
@@ -242,6 +271,19 @@ class _Process:
     def _settle(self, folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
         """See to a fleet that worked here, while this process holds the directory's lock."""
         folding.settle(folder, checkpoint, say)
+        self._require_undone(checkpoint)
+
+    def _take_shared(self, shared: SharedDirectory) -> Held:
+        """The same for a directory in an object store, whose lock this takes."""
+        lock = folding.take_shared(shared)
+        try:
+            self._require_undone(shared.checkpoint)
+        except BaseException:
+            lock.give_back()
+            raise
+        return lock
+
+    def _require_undone(self, checkpoint: Path) -> None:
         done = done_of(state_reader.values(checkpoint, OPERATIONS).get(OPERATIONS))
         mine, place = self._operation, self._place.index
         if mine is not None and is_done(mine, done, place, took_part=self._took_part):
@@ -250,34 +292,35 @@ class _Process:
     def _joined(self, launch: Launch) -> Worker | None:
         """A worker of this launch; None if it was folded meanwhile."""
         try:
-            worker = Worker(launch, launches.read_plan(launch), self._place)
+            worker = Worker(launch, self._launches.plan(launch), self._place)
         except StorageError:
-            if launches.current(self._folder) == launch:
+            if self._launches.current() == launch:
                 raise
             return None
         self._resends = worker.plan.changes.resend_changed
-        _LOG.info("joined the processes that work on %s, as %s", self._folder, worker.name)
-        self._say(f"joined the processes that work on {self._folder}")
+        _LOG.info("joined the processes that work on %s, as %s", self._shown, worker.name)
+        self._say(f"joined the processes that work on {self._shown}")
         return worker
 
     def _launched(self) -> Worker | Result:
         """Open the run directory as any run does, and launch a fleet on it. What was done before,
         for another process of the same start, is not done again.
         """
+        self._launches.prepare()
         operation = self._operation
         if operation is not None:
             try:
-                return self._launched_with(operation.changes, self._settle)
+                return self._launched_with(operation.changes, unless_done=True)
             except _AlreadyDoneError:
                 if not self._took_part:
                     self._say(
                         "what this command asks for was done already, by another process; this "
                         "one helps with the rest"
                     )
-        return self._launched_with(Changes(), None)
+        return self._launched_with(Changes(), unless_done=False)
 
-    def _launched_with(self, changes: Changes, settle: Settle | None) -> Worker | Result:
-        with self._opened(changes, settle) as session:
+    def _launched_with(self, changes: Changes, *, unless_done: bool) -> Worker | Result:
+        with self._opened(changes, unless_done=unless_done) as session:
             if isinstance(session, Result):
                 return session
             opened = session.directory
@@ -286,25 +329,25 @@ class _Process:
             for shard in sorted(journal.touched()):
                 publish(opened.parts, journal, journal.next_state(shard, complete=False))
             operation = None if self._operation is None else self._operation.id
-            launch = launches.begin(
-                opened, self._folder, self._settings, changes, operation, session.judged_pd()
-            )
+            purpose = Purpose(changes, operation, session.judged_pd())
+            launch = self._launches.begin(opened, self._settings, purpose)
             self._resends = changes.resend_changed
-            worker = Worker(launch, launches.read_plan(launch), self._place)
+            worker = Worker(launch, self._launches.plan(launch), self._place)
             # Only now, so that the launch is never without somebody who lives.
-            launches.announce(launch, LIVE)
-        _LOG.info("launched a fleet on %s; this process is %s", self._folder, worker.name)
-        self._say(f"{self._folder} is ready for {self._place.count:,} processes")
+            self._launches.announce(launch, LIVE)
+        _LOG.info("launched a fleet on %s; this process is %s", self._shown, worker.name)
+        self._say(f"{self._shown} is ready for {self._place.count:,} processes")
         return worker
 
-    def _preparing(self) -> Callable[[], None]:
-        launches.begin_launching(self._folder)
-        return partial(launches.withdraw, self._folder)
+    def _preparing(self, lock: Held) -> Callable[[], None]:
+        self._launches.opened_by(lock)
+        self._launches.begin_launching()
+        return self._launches.withdraw
 
     @contextlib.contextmanager
-    def _opened(self, changes: Changes, settle: Settle | None) -> Iterator[Session | Result]:
+    def _opened(self, changes: Changes, *, unless_done: bool) -> Iterator[Session | Result]:
         """The run directory opened as for any run. Others see that a launch is being prepared for
-        as long as it takes.
+        as long as it takes. ``unless_done``: raise ``_AlreadyDoneError`` where it was.
         """
         opening = assemble.open_session(
             self._settings,
@@ -315,14 +358,15 @@ class _Process:
             self._say,
             self._machinery,
             self._judges,
-            settle=settle,
+            settle=self._settle if unless_done else None,
+            take_shared=self._take_shared if unless_done else None,
             taken=self._preparing,
         )
         with opening as opened:
             try:
                 yield opened
             finally:
-                launches.withdraw(self._folder)
+                self._launches.withdraw()
 
     # The work
 
@@ -331,7 +375,7 @@ class _Process:
         build, parts_of = body.builder(self._shared), self._machinery.parts
         try:
             opened = join(
-                worker, self._folder, self._shared, build, parts_of=parts_of, say=self._say
+                worker, self._shown, self._shared, build, parts_of=parts_of, say=self._say
             )
             try:
                 opened.parts.prepare()
@@ -351,7 +395,7 @@ class _Process:
         """
         settings = self._shared.recorded_by(worker.plan.values["settings"])
         accesses = self._machinery.accesses(settings.endpoints, self._environment)
-        sealer = partial(CommittingSealer, worker, self._folder)
+        sealer = partial(CommittingSealer, worker)
         machinery = replace(self._machinery, sealer=sealer, sharing=partial(self._sharing, worker))
         spans = opened.spans
         assert isinstance(spans, ClaimedShards)
@@ -378,13 +422,15 @@ class _Process:
                     result = assemble.run_session(session, self._started_s)
                 self._latest = result
                 remember_notices(opened.journal, result.summary["notices"])
+                learned = {key: opened.journal.states.get(key) for key in FIGURES}
+                worker.launch.leave_behind(worker.name, (), learned)
                 if result.stop is not None:
                     return result.stop
                 self._publish_cut(worker, opened)
                 ok, opened.errors = resend.count_done(opened.parts, opened.journal)
                 opened.done = ok, opened.errors.total()
                 opened.wall_s_before = 0.0
-            elif worker.claimant.all_published or launches.current(self._folder) is None:
+            elif worker.claimant.all_published or self._launches.current() is None:
                 return None
             elif not self._waits and worker.claimant.others_living:
                 return NOTHING_LEFT
@@ -394,8 +440,12 @@ class _Process:
 
     @contextlib.contextmanager
     def _answers(self, opened: WorkerDirectory) -> Iterator[tuple[Answers | None, Lengths | None]]:
-        """What earlier runs know of the rows, by the indexes that the launching process made."""
-        settings, checkpoint = self._settings, Path(self._settings.checkpoint)
+        """What earlier runs know of the rows, by the indexes that the launching process made, or
+        its own.
+        """
+        settings = self._settings
+        # Machines that share a store have nothing in common that is on a disk.
+        checkpoint = None if is_remote(settings.dir) else Path(settings.checkpoint)
         with contextlib.ExitStack() as stack:
             answers = None
             if settings.reuse:
@@ -413,7 +463,7 @@ class _Process:
         last = len(worker.plan.starts) - 1
         if worker.plan.limit is not None and last in worker.claimant.held:
             state = opened.journal.next_state(last, complete=False)
-            publish(opened.parts, opened.journal, state, partial(commit, worker, self._folder))
+            publish(opened.parts, opened.journal, state, partial(commit, worker))
 
     def _sharing(
         self,
@@ -467,11 +517,11 @@ class _Process:
 
     def _others_work(self) -> bool:
         """Whether other processes of the fleet go on. Who holds the lock may only be looking."""
-        launch = launches.current(self._folder)
+        launch = self._launches.current()
         if launch is None:
             return False
         with contextlib.suppress(StorageError):  # it was folded at this moment
-            return bool(living(launch, DiskClaims(launch.folder, secrets.token_hex(4))))
+            return bool(living(launch, launch.records(secrets.token_hex(4))))
         return False
 
     def _interrupted(self, error: KeyboardInterrupt) -> Result:

@@ -19,7 +19,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from batchrun.adapters.environment import control_socket
 from batchrun.adapters.journal.journal import STATES
@@ -42,7 +42,7 @@ from batchrun.core.text.legible import shell_word
 from batchrun.errors import DamagedError, RunLockedError, StorageError, UsageError
 from batchrun.rundir import restarts, state_reader
 from batchrun.rundir.directory_name import require_directory_name
-from batchrun.rundir.lock import NAME, Lock
+from batchrun.rundir.lock import NAME, Held, Lock
 from batchrun.rundir.restarts import Intent, Note
 
 UPLOADS = "upload"
@@ -58,6 +58,31 @@ raises ``RunLockedError`` while a fleet is at work, and takes in what an earlier
 """
 
 
+TakeShared = Callable[["SharedDirectory"], Held]
+"""Takes a run directory in an object store which several processes share, for this one: its lock
+there, and the checkpoint of whoever had it last. Raises ``RunLockedError`` while others have it.
+"""
+
+
+class SharedDirectory(NamedTuple):
+    """A run directory in an object store, as ``TakeShared`` is given it: ``lock`` is that of the
+    checkpoint, which it takes over; ``say`` tells the user something.
+    """
+
+    store: ObjectStore
+    address: str
+    checkpoint: Path
+    lock: Lock
+    say: Callable[[str], None]
+
+
+def refuse_shared(shared: SharedDirectory) -> Held:
+    """The ``TakeShared`` of those that cannot share."""
+    where = shared.store.where()
+    message = f"{where} is shared by several processes: run the same `batchrun run` command first"
+    raise RunLockedError(message, holder="a fleet")
+
+
 def launch_record(folder: Path) -> dict[str, Any] | None:
     """What the note of a fleet's launch says; None where there is none. Raises ``DamagedError``."""
     path = folder / FLEET / LAUNCH
@@ -68,6 +93,11 @@ def launch_record(folder: Path) -> dict[str, Any] | None:
     except OSError as error:
         message = f"cannot read {path}: {error.strerror}"
         raise StorageError(message) from error
+    return parse_launch(content, str(path), str(path.parent))
+
+
+def parse_launch(content: bytes, path: str, folder: str) -> dict[str, Any]:
+    """The note of a launch that was read from ``path``. Raises ``DamagedError``."""
     from batchrun.core.fleet.sealed import unsealed  # for the directories of fleets alone
 
     try:
@@ -75,10 +105,10 @@ def launch_record(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         message = (
             f"{path} is damaged: {error}. Restore it from a backup. Without one, move "
-            f"{path.parent} away when no process works on the run, and start it again with "
+            f"{folder} away when no process works on the run, and start it again with "
             "--repair: published parts are kept, and rows that only that folder has are sent again"
         )
-        raise DamagedError(message, path=str(path)) from None
+        raise DamagedError(message, path=path) from None
 
 
 def refuse_fleet(folder: Path, _checkpoint: Path, _say: Callable[[str], None]) -> None:
@@ -100,18 +130,19 @@ def take(
     say: Callable[[str], None],
     intent: Intent | None = None,
     settle: Settle = refuse_fleet,
-) -> tuple[Store, Lock]:
+    take_shared: TakeShared = refuse_shared,
+) -> tuple[Store, Held]:
     """Take a run directory and its checkpoint, which are made where they are missing; what
     ``--restart`` moves aside is moved. With an ``intent`` (``--reuse``) that is noted first, and a
     restart that was asked for in the same way continues. ``settle`` sees to a fleet that works, or
-    worked, there.
+    worked, there; ``take_shared`` takes a directory in a store that a fleet works, or worked, in.
 
     Raises ``RunLockedError``, ``UsageError`` or ``StorageError``.
     """
     require_directory_name(directory, checkpoint)
     local = local_path(directory)
     if local is None:
-        return _take_remote(directory, checkpoint, changes, say, intent)
+        return _take_remote(directory, checkpoint, changes, say, intent, take_shared)
     folder = Path(local)
     lock = _locked(folder, checkpoint, say)
     try:
@@ -151,11 +182,12 @@ def _locked(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
     except OSError as error:
         message = f"cannot look into {folder}: {error.strerror}"
         raise UsageError(message) from None
-    _refuse_strangers(str(folder), there, checkpoint)
+    refuse_strangers(str(folder), there, checkpoint)
     return _lock_made(folder, checkpoint, "run directory", say)
 
 
-def _refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
+def refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
+    """Raise ``UsageError`` where a place holds files, and none that a run made."""
     ours = {"checkpoint", FLEET, *PART_KINDS, RESPONSES, SCORES, SUMMARY, USAGE, OWNER}
     if there and not ours & set(there) and not (checkpoint / STATES).exists():
         message = (
@@ -257,34 +289,49 @@ def _take_remote(
     changes: Changes,
     say: Callable[[str], None],
     intent: Intent | None,
-) -> tuple[Store, Lock]:
+    take_shared: TakeShared,
+) -> tuple[Store, Held]:
     """Every way to be refused comes before the first change."""
     try:
         store = ObjectStore(directory, checkpoint / UPLOADS)
     except filesystems.AddressError as error:
         message = f"-o {error}"
         raise UsageError(message) from None
-    lock = _lock_made(checkpoint, checkpoint, "checkpoint", say)
+    local = _lock_made(checkpoint, checkpoint, "checkpoint", say)
+    held: Held = local
     try:
+        with _asking():
+            if FLEET in store.top():
+                held = take_shared(SharedDirectory(store, directory, checkpoint, local, say))
         note = _pending(checkpoint, checkpoint)
         moves = note is not None
         if changes.restart and not moves:
             with _asking():
                 summary = read_json(store, SUMMARY)
             moves = intent is None or not restarts.goes_on(checkpoint, summary, intent)
+        if moves and held is not local:
+            _refuse_restart()
         with _asking():
             store.prepare()
             mine = _mine(store, checkpoint, changes if note is None else Changes(restart=True))
         if moves:
-            lock = _move_aside(store, directory, checkpoint, lock, say, intent, note)
+            held = _move_aside(store, directory, checkpoint, local, say, intent, note)
             mine = _read(checkpoint / OWNER)
         with _asking():
             _mark(store, checkpoint, mine)
     except BaseException:
-        lock.release()
+        held.release()
         raise
     store.tries = TRIES
-    return store, lock
+    return store, held
+
+
+def _refuse_restart() -> NoReturn:
+    message = (
+        "--restart does not work with a run directory in an object store that several processes "
+        "worked on; name a new directory with -o"
+    )
+    raise UsageError(message)
 
 
 @contextlib.contextmanager
@@ -309,7 +356,7 @@ def _mine(store: ObjectStore, checkpoint: Path, changes: Changes) -> dict[str, A
                 )
                 raise UsageError(message)
             mine = None  # nothing was begun with it
-        _refuse_strangers(shown, store.top(), checkpoint)
+        refuse_strangers(shown, store.top(), checkpoint)
     elif not changes.restart and (mine is None or mine.get("run") != theirs.get("run")):
         _refuse_foreign(shown, mine, theirs, changes)
     return mine
@@ -383,15 +430,20 @@ def _refuse_foreign(
         raise UsageError(message)
 
 
-def _mark(store: ObjectStore, checkpoint: Path, mine: dict[str, Any] | None) -> None:
-    """Put this run's mark on the directory: it shows, too, that the store takes what is written."""
-    mine = mine or {
+def new_mark(shown: str, checkpoint: Path) -> dict[str, Any]:
+    """What names a run whose files a directory in a store has."""
+    return {
         "run": secrets.token_hex(16),
-        "directory": store.where(),
+        "directory": shown,
         "checkpoint": str(checkpoint.resolve()),
         "host": socket.gethostname(),
         "begun_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _mark(store: ObjectStore, checkpoint: Path, mine: dict[str, Any] | None) -> None:
+    """Put this run's mark on the directory: it shows, too, that the store takes what is written."""
+    mine = mine or new_mark(store.where(), checkpoint)
     files.write_json(checkpoint / OWNER, mine)
     content = (checkpoint / OWNER).read_bytes()
     with store.draft(OWNER) as draft:

@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from batchrun.adapters.environment.clock import real_s
 from batchrun.adapters.storage import disk
@@ -54,6 +54,18 @@ class _Note(NamedTuple):
         """Whether it is another machine's. One that names no kernel is not."""
         kernel = self.text.partition("\n")[2].strip()
         return kernel.startswith(_KERNEL) and kernel != _KERNEL + this_kernel()
+
+
+class Held(Protocol):
+    """A run directory that is this process's alone."""
+
+    def check(self) -> None:
+        """Raise ``StorageError`` if another process took it over."""
+        ...
+
+    def release(self, *, clear: bool = True) -> None:
+        """Give it back; releasing twice is harmless."""
+        ...
 
 
 class Lock:

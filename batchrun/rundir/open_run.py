@@ -49,7 +49,7 @@ from batchrun.errors import DamagedError, StorageError, UsageError
 from batchrun.records import Known, Position, Span, Turn
 from batchrun.rundir import claim, compare, resend, restarts
 from batchrun.rundir.compare import Changes, Compared
-from batchrun.rundir.lock import Lock
+from batchrun.rundir.lock import Held
 from batchrun.rundir.recorded_reading import READING, reading_of
 from batchrun.rundir.recover_flights import recover_flights
 from batchrun.rundir.resend import Build, Found
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("batchrun.run")
 FLIGHTS, STATUS = "inflight", "status.json"
-Taken = Callable[[], Callable[[], None]]
+Taken = Callable[[Held], Callable[[], None]]
 NOTICES = "fleet_notices"
 """The key of the state file for what the processes of a fleet told their users. It is there until
 something is sent again."""
@@ -72,7 +72,7 @@ class RunDirectory:
 
     store: Store
     checkpoint: Path
-    lock: Lock
+    lock: Held
     journal: Journal
     parts: Parts
     reader: Reader
@@ -184,6 +184,7 @@ def open_run(
     parts_of: PartsOf = Parts,
     require: Callable[[pa.Schema], None] = lambda _: None,
     settle: claim.Settle = claim.refuse_fleet,
+    take_shared: claim.TakeShared = claim.refuse_shared,
     taken: Taken | None = None,
     say: Callable[[str], None],
 ) -> RunDirectory:
@@ -191,9 +192,9 @@ def open_run(
 
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
     files of the settings; ``parts_of`` makes what reads and writes the parts; ``require`` raises
-    ``UsageError`` for a schema of results that will not do; ``settle`` sees to a fleet (``claim``);
-    ``taken`` is called once the directory is this process's, before anything that takes long, and
-    what it returns where it cannot be opened after all;
+    ``UsageError`` for a schema of results that will not do; ``settle`` and ``take_shared`` see to a
+    fleet (``claim``); ``taken`` is called once the directory is this process's, before anything
+    that takes long, and what it returns where it cannot be opened after all;
     ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``,
     ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
     and nothing was touched.
@@ -204,12 +205,12 @@ def open_run(
         say(notice)
     checkpoint = Path(settings.checkpoint)
     store, lock = claim.take(
-        settings.dir, checkpoint, changes, say, _intent(settings, given), settle
+        settings.dir, checkpoint, changes, say, _intent(settings, given), settle, take_shared
     )
     with contextlib.ExitStack() as undo:
         undo.callback(lock.release)
         if taken is not None:
-            undo.callback(taken())
+            undo.callback(taken(lock))
         repair = _repair(store, checkpoint, say) if changes.repair else None
         _sound_checkpoint(store, checkpoint, settings, repair)
         journal = Journal(checkpoint, settings.shard_rows)

@@ -13,7 +13,7 @@ from batchrun.adapters.environment import control_socket
 from batchrun.adapters.environment.control_socket import NoAnswerError
 from batchrun.adapters.storage.store import SUMMARY, read_json
 from batchrun.core.run import controls
-from batchrun.core.settings.addresses import format_address, local_path
+from batchrun.core.settings.addresses import format_address, is_remote, local_path
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted
 from batchrun.errors import UsageError
@@ -41,6 +41,9 @@ class LiveRun:
         self._name = shell_word(format_address(folder))
         _require_ours(folder, checkpoint)
         look = inspect.look_at(folder, checkpoint)
+        self._fleet = _fleet(look, folder)
+        if self._fleet is not None:
+            return
         if look.checkpoint is None:
             message = (
                 f"{self._name} is not on this machine's disk: name the checkpoint of its run with "
@@ -48,9 +51,6 @@ class LiveRun:
             )
             raise UsageError(message)
         self._control = look.checkpoint
-        self._fleet = _fleet(look)
-        if self._fleet is not None:
-            return
         if not look.live:
             raise UsageError(self._dead())
         if is_held_elsewhere(look.checkpoint):
@@ -85,7 +85,7 @@ class LiveRun:
             except NoAnswerError as error:
                 if not self._is_live():
                     raise UsageError(self._dead()) from None
-                self._fleet = _fleet(inspect.look_at(self._folder, self._checkpoint))
+                self._fleet = _fleet(inspect.look_at(self._folder, self._checkpoint), self._folder)
                 if self._fleet is not None:  # it was being launched
                     return {"now": self._fleet.ask(request["do"], request.get("values") or {})}
                 if not error.missing or time.monotonic() > until_s:
@@ -117,13 +117,15 @@ class LiveRun:
         )
 
 
-def _fleet(look: Look) -> LiveFleet | None:
+def _fleet(look: Look, folder: str) -> LiveFleet | None:
     """The processes that work on a directory together; None where there are none."""
-    if look.fleet is None:
+    if look.fleet is None and not is_remote(folder):
         return None
+    from batchrun.rundir.fleet import looking
     from batchrun.views.fleet import control
 
-    return control.live_fleet(look.fleet)
+    found = looking.launches_in(folder, look.checkpoint, look.store)
+    return None if found is None else control.live_fleet(found)
 
 
 def lines(held: Mapping[str, Any]) -> list[str]:

@@ -143,7 +143,8 @@ class TestBucketClaims(ClaimStoreExam):
     def open_store(self, store):
         """Over one bucket."""
         pytest.importorskip("obstore")
-        from batchrun.adapters.storage.claims_in_bucket import BucketClaims, bucket_store
+        from batchrun.adapters.storage.bucket import bucket_store
+        from batchrun.adapters.storage.claims_in_bucket import BucketClaims
 
         address = f"s3://{store.bucket}/runs/one"
         return lambda _: BucketClaims(bucket_store(address), address)
@@ -161,7 +162,7 @@ class TestBucketClaims(ClaimStoreExam):
         """S3 answers 409 while a conditional put is under way, and may then have no object."""
         import obstore
 
-        from batchrun.adapters.storage import claims_in_bucket
+        from batchrun.adapters.storage import bucket
 
         real, met = obstore.put, []
 
@@ -172,7 +173,7 @@ class TestBucketClaims(ClaimStoreExam):
             return real(*arguments, **options)
 
         monkeypatch.setattr(obstore, "put", busy)
-        monkeypatch.setattr(claims_in_bucket, "PAUSE_S", 0)
+        monkeypatch.setattr(bucket, "PAUSE_S", 0)
         assert open_store("one").create("claims/1", b"one")
         assert open_store("one").read("claims/1") == b"one"
 
@@ -183,7 +184,10 @@ class TestBucketClaims(ClaimStoreExam):
         def broken(*_, **__):
             raise obstore.exceptions.GenericError("no route")
 
+        from batchrun.adapters.storage import bucket
+
         monkeypatch.setattr(obstore, "put", broken)
+        monkeypatch.setattr(bucket, "PAUSES_S", ())
         with pytest.raises(StorageError, match=r"runs/one.*no route"):
             open_store("one").create("claims/1", b"x")
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.harness import forked
+from tests.harness import forked, kill_table
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 240
@@ -200,12 +200,6 @@ def new_job(request, tmp_path, sessions, scripted, answer, jsonl, chat):
             _count(request.node.name, job.kills, job.folder, job.count)
 
 
-FIGURES = []
-"""Per test: its name, kills, rows, requests cut off by a kill and sent again, rows lost and rows
-that are there more than once.
-"""
-
-
 @pytest.fixture
 def count():
     """Notes what became of a run that was killed so often."""
@@ -213,11 +207,9 @@ def count():
 
 
 def _count(name, kills, folder, rows):
-    numbers = _column(folder / "results", "row")
     codes = _column(folder / "attempts", "error_code")
-    lost = rows - len(set(numbers))
-    FIGURES.append(
-        (name, kills, rows, codes.count("interrupted"), lost, len(numbers) - rows + lost)
+    kill_table.note(
+        name, kills, _column(folder / "results", "row"), rows, codes.count("interrupted")
     )
 
 
@@ -229,11 +221,4 @@ def _column(folder, name):
 
 def pytest_terminal_summary(terminalreporter):
     """The figures as a table, where this is one process (``make crash``)."""
-    if not FIGURES or "BATCHRUN_CRASH_KILLS" not in os.environ:
-        return
-    titles = ("", "kills", "rows", "sent again", "lost", "doubled")
-    total = ("total", *(sum(figures) for figures in list(zip(*FIGURES, strict=True))[1:]))
-    terminalreporter.section("kills")
-    for name, *figures in (titles, *FIGURES, total):
-        cells = "".join(f"{figure:>12}" for figure in figures)
-        terminalreporter.write_line(f"{name[:60]:<60}{cells}")
+    kill_table.show(terminalreporter)

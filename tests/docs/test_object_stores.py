@@ -17,9 +17,11 @@ def test_the_page_runs(store, cli, chat):
     """From rows in a bucket to a data frame of answers."""
     lines = "".join(json.dumps(chat(n)) + "\n" for n in range(12))
     store.put("rows/one.jsonl", lines.encode())
-    blocks = re.findall(r"^```(?:sh|python) run\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    *commands, program = [block.replace("my-bucket", store.bucket) for block in blocks]
-    assert len(commands) == 2
+    page = PAGE.replace("my-bucket", store.bucket)
+    blocks = re.findall(r"^```(sh|python) run\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    commands = [block for kind, block in blocks if kind == "sh"]
+    (program,) = [block for kind, block in blocks if kind == "python"]
+    assert len(commands) == 3
     script = f'set -e\nbatchrun() {{ "{sys.executable}" -m batchrun "$@"; }}\n' + "".join(commands)
     for command in (
         ["bash", "-c", script],

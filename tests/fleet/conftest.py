@@ -1,18 +1,27 @@
 """Real processes that do one run together."""
 
+import contextlib
+import io
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
+import uuid
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import PATIENCE_S, ROOT
+from tests.harness import kill_table
 
 OWN_COLUMNS = {
     *("started_at", "latency_s", "ttft_s", "queue_s"),
@@ -47,6 +56,7 @@ class Fleet:
 
     def __init__(self, folder):
         self.folder = folder
+        self.environment = {}
         self.processes = []
 
     def start(self, shard, *arguments, lease_s=30, environment=None):
@@ -63,6 +73,7 @@ class Fleet:
                 env={
                     "PATH": os.environ["PATH"],
                     "HOME": str(self.folder),
+                    **self.environment,
                     **(environment or {}),
                 },
                 stdin=subprocess.DEVNULL,
@@ -94,6 +105,128 @@ def fleet(cli):
     found = Fleet(cli.folder)
     yield found
     found.end()
+
+
+class SharedStore:
+    """A bucket of an S3 server that can be made to misbehave."""
+
+    def __init__(self, address, faults_path, monkeypatch):
+        import boto3
+
+        self.faults_path = faults_path
+        self.env = {
+            "AWS_ACCESS_KEY_ID": "test-key",
+            "AWS_SECRET_ACCESS_KEY": "test-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": address,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        for name, value in self.env.items():
+            monkeypatch.setenv(name, value)
+        self.client = boto3.client("s3", region_name="us-east-1")
+        self.bucket = f"run-{uuid.uuid4().hex}"
+        self.client.create_bucket(Bucket=self.bucket)
+        self.prefix = "run/"
+        self.address = f"s3://{self.bucket}/run"
+
+    def misbehave(self, **faults):
+        """From now on the server does what ``tests/harness/s3_server.py`` says of these."""
+        aside = self.faults_path.with_suffix(".new")
+        aside.write_text(json.dumps(faults))
+        aside.replace(self.faults_path)
+
+    def keys(self, prefix=""):
+        """The keys of all objects of the run directory that begin like this."""
+        pages = self.client.get_paginator("list_objects_v2")
+        found = pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}")
+        return [
+            each["Key"].removeprefix(self.prefix)
+            for page in found
+            for each in page.get("Contents", ())
+            if not each["Key"].endswith("/")
+        ]
+
+    def get(self, name):
+        """The content of an object of the run directory; None where there is none."""
+        try:
+            return self.client.get_object(Bucket=self.bucket, Key=f"{self.prefix}{name}")[
+                "Body"
+            ].read()
+        except self.client.exceptions.NoSuchKey:
+            return None
+
+    def json(self, name):
+        """The same as JSON."""
+        return json.loads(self.get(name) or "null")
+
+    def published(self, kind="results"):
+        """The parts as one table, as a reader of the bucket sees them, without own columns."""
+        tables = [
+            pq.read_table(io.BytesIO(self.get(name))) for name in sorted(self.keys(f"{kind}/part-"))
+        ]
+        table = pa.concat_tables(tables)
+        return pa.table(table.select([n for n in table.schema.names if n not in OWN_COLUMNS]))
+
+    def claimed_by(self):
+        """By shard, the workers that claimed it in the launch that is live, in order."""
+        found, launch = {}, self.json("fleet/launch.json") or {}
+        for name in sorted(self.keys(f"fleet/{launch['id']}/claims/")) if "id" in launch else ():
+            record = self.json(name)
+            if record is not None:
+                shard = int(name.rpartition("/")[2].partition(".")[0])
+                found.setdefault(shard, []).append(record["worker"])
+        return found
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory):
+    """An S3 server with atomic conditional puts, a process of its own: its address, and the file
+    that says how it misbehaves.
+    """
+    pytest.importorskip("moto")
+    pytest.importorskip("obstore")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("s3")
+    address, faults_path = f"http://127.0.0.1:{port}", folder / "faults.json"
+    harness = str(ROOT / "tests" / "harness" / "s3_server.py")
+    with (folder / "log").open("wb") as out:
+        server = subprocess.Popen(
+            [sys.executable, harness, str(port), str(faults_path)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        deadline_s = time.monotonic() + 60
+        while True:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{address}/moto-api/", timeout=5),  # noqa: S310 - ours
+            ):
+                break
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline_s, (folder / "log").read_text()
+            time.sleep(0.05)
+        yield address, faults_path
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture
+def shared_store(shared_server, fleet, monkeypatch):
+    """A new bucket, in which the processes of ``fleet`` find it."""
+    address, faults_path = shared_server
+    faults_path.unlink(missing_ok=True)
+    found = SharedStore(address, faults_path, monkeypatch)
+    fleet.environment = found.env
+    yield found
+    faults_path.unlink(missing_ok=True)
+    found.client.close()
 
 
 @pytest.fixture
@@ -150,3 +283,8 @@ def comparable(published):
         return pa.table(table.select(kept))
 
     return read
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The table of kills, where this is one process (``make crash``)."""
+    kill_table.show(terminalreporter)

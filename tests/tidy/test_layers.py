@@ -94,7 +94,7 @@ HOMES = [
     ),
     (
         {"obstore"},
-        ("batchrun.adapters.storage.claims_in_bucket",),
+        ("batchrun.adapters.storage.bucket",),
         "One module makes conditional puts, for those who installed the extra.",
     ),
     (

@@ -59,7 +59,14 @@ EXCEPTIONS = {
         {"shutil.copyfile", "tempfile.TemporaryDirectory"},
         "a dry run on a copy of the checkpoint",
     ),
-    "batchrun.rundir.fleet.folding": ({"shutil.rmtree"}, "what was folded; nobody reads it again"),
+    "batchrun.rundir.fleet.in_bucket": (
+        {"shutil.rmtree"},
+        "what was folded; nobody reads it again",
+    ),
+    "batchrun.rundir.fleet.handing_on": (
+        {"tempfile.TemporaryDirectory"},
+        "a copy of the state file, until it is uploaded",
+    ),
     "batchrun.rundir.fleet.launches": (
         {"shutil.rmtree"},
         "what is left of launches that were folded, or never announced",

@@ -80,6 +80,11 @@ def log_name(shard: int, generation: int) -> str:
     return f"shard-{shard:08d}.{generation}.log"
 
 
+def log_names(shard: int) -> str:
+    """A pattern that the logs of a shard match, whatever part they are for."""
+    return f"shard-{shard:08d}.*.log"
+
+
 @dataclass(frozen=True, slots=True)
 class OpenShard:
     """What the log of a shard holds: rows with an outcome, those of them that are ok, and the

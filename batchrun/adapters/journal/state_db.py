@@ -178,6 +178,11 @@ class StateFile:
         """Fold the write-ahead log into the file and close it."""
         self._db.close()
 
+    def copy_to(self, path: Path) -> None:
+        """Write all that is in the file now into a new one, which can be opened without it."""
+        with storing(path), contextlib.closing(sqlite3.connect(path)) as target:
+            self._db.backup(target)
+
     def get(self, key: str) -> Any:
         """A value of ``meta``, or None."""
         found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

@@ -250,6 +250,12 @@ class ObjectStore:
             list(threads.map(copy, names))
         return names
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object to another name, within the store."""
+        paths = self._path(source), self._path(target)
+        self._tried("copy", source, lambda: self._system.copy_file(*paths))
+        files.reached("object.copied", self.drafts / target)
+
     def remove(self, names: Sequence[str]) -> None:
         """Delete objects; the owner's mark comes last, so that nobody takes what is left of a
         directory for a new one.

@@ -14,7 +14,7 @@ from batchrun.ports import ClaimStore
 from batchrun.records import Span
 from batchrun.rundir import resend
 from batchrun.rundir.fleet.launches import Launch
-from batchrun.rundir.fleet.workers import Worker, log_path
+from batchrun.rundir.fleet.workers import Worker
 from batchrun.rundir.open_run import FLIGHTS, RunDirectory
 from batchrun.rundir.recover_flights import recover_flights
 
@@ -90,8 +90,7 @@ def take_log(
     state = journal.state(shard)
     name = log_name(shard, 1 if state is None else state.generation + 1)
     for worker in workers:
-        source = log_path(launch, worker, name)
-        if worker == own or not source.exists():
+        if worker == own or not (source := launch.file_of(worker, name)).exists():
             continue
         if shard in journal.logs:
             journal.logs.pop(shard).remove()
@@ -123,5 +122,5 @@ def take_flights(
         return numbers.get(row, 0) if row // journal.shard_rows == shard else ALL_KNOWN
 
     for worker in workers:
-        if recover_flights(journal, log_path(launch, worker, FLIGHTS), known, endpoints):
+        if recover_flights(journal, launch.file_of(worker, FLIGHTS), known, endpoints):
             numbers |= resend.last_attempts(parts, journal, shard)

@@ -7,18 +7,16 @@ moment: every step can be done again. Afterwards the directory is what one proce
 from __future__ import annotations
 
 import secrets
-import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchrun.adapters.journal import published_json
 from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.parts.sealer import Parts
 from batchrun.adapters.storage import files
-from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.adapters.storage.disk_store import DiskStore
-from batchrun.adapters.storage.staged_store import drop_staged, reveal
+from batchrun.adapters.storage.store import Store
 from batchrun.core.cost.projection import RowCosts
 from batchrun.core.fleet import controls, quota
 from batchrun.core.fleet.accounts import Accounts
@@ -32,19 +30,28 @@ from batchrun.core.text.wording import counted
 from batchrun.engine.controls import KEPT_MAX
 from batchrun.errors import RunLockedError, StorageError
 from batchrun.ports import ClaimStore
-from batchrun.rundir import state_reader
 from batchrun.rundir.budget_account import BudgetAccount, ledger_sums
+from batchrun.rundir.claim import SharedDirectory
 from batchrun.rundir.compare import RESENDING, recorded_carry
-from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import before, take_flights, take_log
-from batchrun.rundir.fleet.launches import CLOCK, FOLDED, OPERATIONS, WORKERS, Launch, Plan
+from batchrun.rundir.fleet.launches import (
+    CLOCK,
+    OPERATIONS,
+    TOLD,
+    DiskLaunches,
+    Launch,
+    Launches,
+    Plan,
+    naming_records,
+)
 from batchrun.rundir.fleet.workers import living
 from batchrun.rundir.open_run import NOTICES, STATUS
 from batchrun.rundir.spent import spent
 
+if TYPE_CHECKING:  # loaded for directories in a store alone
+    from batchrun.rundir.fleet.handing_on import SharedLock
+
 _MARKED_AT_ONCE = 1000
-_TOLD = "notices"
-"""The key of a worker's state file for what its earlier passes told."""
 _WALL = "wall_s"
 _FOLDED = "folded"
 """The key of the state file for the launch whose figures were added last."""
@@ -56,16 +63,49 @@ def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
     Raises ``RunLockedError`` while a process of it lives and has rows left, ``DamagedError``, or
     ``StorageError``.
     """
-    launch = launches.unfolded(folder)
-    if launch is None:
+    _settle(DiskLaunches(folder), DiskStore(folder), checkpoint, say, str(folder))
+
+
+def take_shared(shared: SharedDirectory) -> SharedLock:
+    """Take a run directory in an object store for this process, and fold its fleet; see
+    ``claim.TakeShared``, and ``settle`` for what is raised.
+    """
+    from batchrun.rundir.fleet.handing_on import SharedLock
+    from batchrun.rundir.fleet.in_bucket import BucketLaunches
+
+    lock = SharedLock(shared)
+    lock.acquire()
+    try:
+        found = BucketLaunches(shared.address, shared.checkpoint, lock)
+        if found.unfolded() is None:
+            found.clear()
+        else:
+            shared.store.prepare()
+            shown = shared.store.where()
+            _settle(found, shared.store, shared.checkpoint, shared.say, shown)
+    except BaseException:
+        lock.give_back()
+        raise
+    return lock
+
+
+def _settle(
+    launches: Launches, store: Store, checkpoint: Path, say: Callable[[str], None], shown: str
+) -> None:
+    found = launches.unfolded()
+    if found is None:
         return
-    plan = launches.read_plan(launch)
-    if launches.current(folder) is not None:
-        _refuse_living(launch, plan, folder)
+    launch, plan = found, launches.plan(found)
+
+    def refuse() -> None:
+        _refuse_living(found, plan, shown)
+
+    if launches.current() is not None:
+        refuse()
     try:
         # From here on nobody can claim or commit: what there is now is all there will be.
-        launch = launches.end(launch)
-        published = _fold(launch, plan, folder, checkpoint)
+        launch = launches.end(launch, refuse)
+        published = _fold(launches, launch, plan, store, checkpoint)
     except OSError as error:
         message = f"cannot put together what the processes in {launch.folder} left: {error}"
         raise StorageError(message) from error
@@ -76,72 +116,69 @@ def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
 
 def _latest(launch: Launch) -> list[Claim]:
     """The latest record of every shard. Raises ``DamagedError`` naming one that is none."""
-    with launches.naming_records(launch):
-        return list(read_claims(DiskClaims(launch.folder, _owner())))
+    with naming_records(launch):
+        return list(read_claims(launch.records(_owner())))
 
 
 def _owner() -> str:
     return f"fold-{secrets.token_hex(4)}"
 
 
-def _refuse_living(launch: Launch, plan: Plan, folder: Path) -> None:
+def _refuse_living(launch: Launch, plan: Plan, shown: str) -> None:
     """Raises ``RunLockedError`` while somebody lives and has rows left."""
     published = sum(claim.published is not None for claim in _latest(launch))
     if published + len(plan.done) == len(plan.starts):
         return
-    at_work = living(launch, DiskClaims(launch.folder, _owner()))
+    at_work = living(launch, launch.records(_owner()))
     if at_work:
         names = ", ".join(sorted(lease.worker for lease in at_work)[:3])
         message = (
-            f"{folder} is in use by {counted(len(at_work), 'process', 'processes')} that work on "
+            f"{shown} is in use by {counted(len(at_work), 'process', 'processes')} that work on "
             f"it together ({names}). Wait for them, or stop them"
         )
         raise RunLockedError(message, holder=names)
 
 
-def _fold(launch: Launch, plan: Plan, folder: Path, checkpoint: Path) -> int:
-    """Take in a launch that was moved away; returns how many shards it published."""
-    store, latest = DiskClaims(launch.folder, _owner()), _latest(launch)
+def _fold(
+    launches: Launches, launch: Launch, plan: Plan, run_store: Store, checkpoint: Path
+) -> int:
+    """Take in a launch that has ended; returns how many shards it published."""
+    store = launch.records(_owner())
+    latest = launches.close(launch, _latest(launch))
     now_s = store.put(CLOCK, b"")
     journal = Journal(checkpoint, launch.shard_rows)
     try:
         if journal.states.get("settings") is None:  # the state file was lost; the launch has a copy
             journal.states.put(**plan.values)
-        records, open_claims = [], []
-        for claim in latest:
-            if claim.published is None:
-                open_claims.append(claim)
-                continue
-            # They were staged in the epoch of the claim, the one before.
-            reveal(folder, claim.shard, claim.epoch - 1, claim.worker)
-            records.append(published_json.from_json(claim.published))
+        counting = [claim for claim in latest if claim.published is not None]
+        found = [published_json.from_json(claim.published or {}) for claim in counting]
+        records = launches.take_in(launch, counting, found)
         for start in range(0, len(records), _MARKED_AT_ONCE):
             journal.states.mark(records[start : start + _MARKED_AT_ONCE])
         for record in records:
             journal.adopt(record.state)
-        files.reached("fleet.recorded", folder)
-        parts = Parts(DiskStore(folder), journal, recorded_carry(journal).schema)
-        for claim in open_claims:
-            workers = [claim.worker, *before(store, claim)]
-            endpoints = _endpoints(launch, claim.worker)
-            take_log(launch, journal, claim.shard, workers)
-            take_flights(launch, journal, parts, claim.shard, workers, endpoints)
+        files.reached("fleet.recorded", checkpoint)
+        parts = Parts(run_store, journal, recorded_carry(journal).schema)
+        for claim in latest:
+            if claim.published is None:
+                workers = [claim.worker, *before(store, claim)]
+                take_log(launch, journal, claim.shard, workers)
+                endpoints = _endpoints(launch, workers)
+                take_flights(launch, journal, parts, claim.shard, workers, endpoints)
         _take_figures(launch, journal, now_s, sent=bool(latest))
         _take_charges(launch, store, plan, journal)
         _note_operation(launch, plan, journal, {record.state.shard for record in records})
         files.sync_folder(checkpoint)
     finally:
         journal.close()
-    drop_staged(folder)
-    launches.announce(launch, FOLDED)
-    files.reached("fleet.folded", folder)
-    shutil.rmtree(launch.folder, ignore_errors=True)
+    launches.finish(launch)
     return len(records)
 
 
-def _endpoints(launch: Launch, worker: str) -> list[str]:
-    found = state_reader.values(launch.folder / WORKERS / worker, "endpoints").get("endpoints")
-    return found or ["unknown"]
+def _endpoints(launch: Launch, workers: Sequence[str]) -> list[str]:
+    """The names by which the flight logs of these workers number endpoints."""
+    found = (launch.figures_of(worker).get("endpoints") for worker in workers)
+    return next((names for names in found if names), ["unknown"])
 
 
 def _take_figures(launch: Launch, journal: Journal, now_s: float, *, sent: bool) -> None:
@@ -153,14 +190,14 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float, *, sent: bool)
         return
     costs = RowCosts.of(journal.states.get("row_costs"))
     examples: dict[str, Any] = dict(journal.states.get("examples") or {})
-    for worker in sorted((launch.folder / WORKERS).iterdir()):
-        known = state_reader.values(worker, "row_costs", "examples")
+    for worker in launch.workers():
+        known = launch.figures_of(worker)
         costs.merge(RowCosts.of(known.get("row_costs")))
         for name, (row, said) in (known.get("examples") or {}).items():
             if name not in examples or row < examples[name][0]:
                 examples[name] = [row, said]
     before_s = journal.states.get(_WALL) or 0.0
-    changes = controls.read_after(DiskClaims(launch.folder, _owner()), 0)
+    changes = controls.read_after(launch.records(_owner()), 0)
     history = [*(journal.states.get("controls") or ()), *(each.as_history() for each in changes)]
     journal.states.put(
         controls=history[-KEPT_MAX:] or None,
@@ -179,7 +216,7 @@ def _take_charges(launch: Launch, store: ClaimStore, plan: Plan, journal: Journa
         return
     latest = max(map(quota.number_of, store.names(quota.FOLDER)), default=0)
     content = store.read(quota.record_name(latest)) if latest else None
-    with launches.naming_records(launch):
+    with naming_records(launch):
         book = Book() if content is None else quota.parse(content, quota.record_name(latest))
     ledger = ledger_sums(spent(journal))
     for name, charged in plan.charged.items():
@@ -199,8 +236,7 @@ def _note_operation(
     if plan.changes.resend_changed:
         journal.states.put(**{RESENDING: None})
     if launch.operation is not None:
-        workers = (launch.folder / WORKERS).iterdir()
-        places = {int(worker.name.partition("-")[0]) for worker in workers}
+        places = {int(worker.partition("-")[0]) for worker in launch.workers()}
         done = done_of(journal.states.get(OPERATIONS))
         anew = plan.changes != Changes()
         noted = with_done(done, launch.operation, places, anew=anew)
@@ -209,10 +245,10 @@ def _note_operation(
 
 def remember_notices(journal: Journal, notices: Sequence[str]) -> None:
     """Keep what a pass of a worker told its user, for the summary of the whole."""
-    before = journal.states.get(_TOLD) or []
+    before = journal.states.get(TOLD) or []
     told = all_told(before, notices)
     if told != before:
-        journal.states.put(**{_TOLD: told})
+        journal.states.put(**{TOLD: told})
 
 
 def told_by(launch: Launch) -> dict[str, list[str]]:
@@ -220,9 +256,9 @@ def told_by(launch: Launch) -> dict[str, list[str]]:
     was killed in.
     """
     found = {}
-    for worker in sorted((launch.folder / WORKERS).iterdir()):
-        earlier = state_reader.values(worker, _TOLD).get(_TOLD) or []
-        status = files.read_json(worker / STATUS)
+    for worker in launch.workers():
+        earlier = launch.figures_of(worker).get(TOLD) or []
+        status = files.read_json(launch.file_of(worker, STATUS))
         now = status.get("notices") if isinstance(status, dict) else None
-        found[worker.name] = all_told(earlier, map(str, now or ()))
+        found[worker] = all_told(earlier, map(str, now or ()))
     return found

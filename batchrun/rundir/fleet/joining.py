@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from batchrun.adapters.columns import schema as part_schema
@@ -15,7 +14,6 @@ from batchrun.adapters.parts.sealer import Parts, PartsOf
 from batchrun.adapters.sources.files.storage import Stamp
 from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry
-from batchrun.adapters.storage.staged_store import StagedStore, reveal
 from batchrun.adapters.storage.store import part_number
 from batchrun.core.request.body import as_begun
 from batchrun.core.request.chained_rows import SOURCE as SOURCE_KEY
@@ -48,7 +46,7 @@ class WorkerDirectory(RunDirectory):
 
 def join(
     worker: Worker,
-    folder: Path,
+    shown: str,
     settings: Settings,
     build: Build,
     *,
@@ -57,15 +55,16 @@ def join(
 ) -> WorkerDirectory:
     """Open a run directory as a worker. Its spans are the shards that it claims as they are read.
 
-    ``build`` makes a row's request. Raises ``RunChangedError`` where settings or input are not
-    those that the fleet was launched with, ``InputError``, ``UsageError`` or ``StorageError``.
+    ``build`` makes a row's request, ``shown`` is the directory for people to see. Raises
+    ``RunChangedError`` where settings or input are not those that the fleet was launched with,
+    ``InputError``, ``UsageError`` or ``StorageError``.
     """
     values = worker.plan.values
     given = _chained(settings) if settings.source else input_of(settings, Changes())
     given.require_model(settings)
     if isinstance(values.get("sample"), bytes):
         given = given.with_sample(values["sample"])
-    _require_same(settings, given, worker.plan, folder)
+    _require_same(settings, given, worker.plan, shown)
     for notice in given.notices:
         say(notice)
     claimant, restart = worker.claimant, restarts.noted(values.get(restarts.KEY))
@@ -83,7 +82,7 @@ def join(
             claim = None if shard is None else claimant.held.get(shard)
             return 0 if claim is None else claim.epoch
 
-        store = StagedStore(folder, worker.name, epoch_of)
+        store = worker.launch.parts(worker.checkpoint, worker.name, epoch_of)
         opened = WorkerDirectory(
             store=store,
             checkpoint=worker.checkpoint,
@@ -121,7 +120,7 @@ def _chained(settings: Settings) -> Input:
     return inputs.find_chained(settings)
 
 
-def _require_same(settings: Settings, given: Input, plan: Plan, folder: Path) -> None:
+def _require_same(settings: Settings, given: Input, plan: Plan, shown: str) -> None:
     """Raises ``RunChangedError`` for other settings or another input than the fleet's."""
     values = plan.values
     found = [
@@ -148,10 +147,10 @@ def _require_same(settings: Settings, given: Input, plan: Plan, folder: Path) ->
             "start every process with the same command, over the same files",
             "wait until the others are done, then run this command again",
         ]
-        raise changed(f"the processes that work on {folder} run something else", found, choices)
+        raise changed(f"the processes that work on {shown} run something else", found, choices)
 
 
-def commit(worker: Worker, folder: Path, published: Published) -> None:
+def commit(worker: Worker, published: Published) -> None:
     """Make the staged parts of a shard count, and give them their names. Raises ``StorageError``
     if the shard was taken over.
     """
@@ -160,7 +159,7 @@ def commit(worker: Worker, folder: Path, published: Published) -> None:
     if claim is None or not worker.claimant.publish(shard, published_json.to_json(published)):
         raise worker.taken_over()
     try:
-        reveal(folder, shard, claim.epoch, worker.name)
+        worker.launch.committed(claim.committed({}))
     except OSError as error:
         message = f"cannot rename the parts of shard {shard}: {error.strerror}; they are safe"
         raise StorageError(message) from error

@@ -23,10 +23,10 @@ import secrets
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from batchrun.adapters.journal import published_json
 from batchrun.adapters.journal.state_db import Published
@@ -35,19 +35,23 @@ from batchrun.adapters.sources.opening import Input
 from batchrun.adapters.sources.reader import Carry
 from batchrun.adapters.storage import disk, files
 from batchrun.adapters.storage.claims_on_disk import DiskClaims
-from batchrun.adapters.storage.store import SUMMARY
+from batchrun.adapters.storage.staged_store import StagedStore, drop_staged, reveal
+from batchrun.adapters.storage.store import SUMMARY, Store
 from batchrun.core.cost.charged import Charge
 from batchrun.core.fleet import claims, controls, leases, quota
+from batchrun.core.fleet.claims import Claim
 from batchrun.core.fleet.operations import Done, done_of
 from batchrun.core.fleet.sealed import sealed, unsealed
 from batchrun.core.request.chained_rows import SOURCE
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.resolve import Settings
 from batchrun.errors import DamagedError, InputError, InputLostError, StorageError, UsageError
+from batchrun.ports import ClaimStore
 from batchrun.records import Position
-from batchrun.rundir import resend, restarts
+from batchrun.rundir import resend, restarts, state_reader
 from batchrun.rundir.budget_account import charges_before, ledger_sums
 from batchrun.rundir.claim import FLEET, LAUNCH, launch_record
+from batchrun.rundir.lock import Held, is_locked, this_kernel
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.recorded_reading import READING
 from batchrun.rundir.spent import spent
@@ -55,6 +59,10 @@ from batchrun.rundir.spent import spent
 FORMAT = 2
 LAUNCHING, LIVE, FOLDED = "launching", "live", "folded"
 RUN, SHARDS, WORKERS = "run.json", "shards", "workers"
+TOLD = "notices"
+"""The key of a worker's state file for what its earlier passes told."""
+FIGURES = ("row_costs", "examples", "endpoints", TOLD)
+"""The values of a worker's state file that are added up at the end."""
 OPERATIONS = "operations"
 """The key of the state file for the operations that fleets have done."""
 CLOCK = ".clock"
@@ -85,6 +93,51 @@ class Launch:
     done: tuple[Done, ...] = ()
     """Operations that were done before."""
 
+    @property
+    def machine(self) -> str:
+        """What only those processes have in common that can see each other's locks."""
+        return this_kernel()
+
+    def is_over(self) -> bool:
+        """Whether it was folded, or is being folded. Raises ``StorageError``."""
+        return not self.folder.is_dir()
+
+    def claims(self, owner: str, /) -> ClaimStore:
+        """Its records, for a worker of this name."""
+        return DiskClaims(self.folder, owner)
+
+    def records(self, owner: str, /) -> ClaimStore:
+        """The same for others who look at them, or fold the launch."""
+        return DiskClaims(self.folder, owner)
+
+    def parts(self, _checkpoint: Path, worker: str, epoch_of: Callable[[str], int], /) -> Store:
+        """The run directory for a worker with this checkpoint, which stages its parts there."""
+        return StagedStore(self.folder.parent.parent, worker, epoch_of)
+
+    def committed(self, claim: Claim) -> None:
+        """The record of these parts is made: they get their final names, if that can be done here
+        and now. Raises ``OSError``.
+        """
+        # They were staged in the epoch of the claim, the one before.
+        reveal(self.folder.parent.parent, claim.shard, claim.epoch - 1, claim.worker)
+
+    def file_of(self, worker: str, name: str) -> Path:
+        """A file in the checkpoint of a worker; it may not be there."""
+        return self.folder / WORKERS / worker / name
+
+    def figures_of(self, worker: str) -> dict[str, Any]:
+        """What a worker learned, and the names of its endpoints."""
+        return state_reader.values(self.folder / WORKERS / worker, *FIGURES)
+
+    def workers(self) -> list[str]:
+        """The names of those that may have learned something."""
+        return sorted(path.name for path in (self.folder / WORKERS).iterdir())
+
+    def leave_behind(self, worker: str, shards: Iterable[int], figures: Mapping[str, Any]) -> None:
+        """A worker leaves, or pauses: others get what it has of these shards, and what it learned.
+        Raises ``StorageError``.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -114,6 +167,176 @@ class Plan:
     """What of the charge to the budget is that of judges (picodollars)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a fleet is launched for."""
+
+    changes: Changes = field(default_factory=Changes)
+    """What becomes of done rows."""
+    operation: str | None = None
+    """See ``Launch``."""
+    judged_pd: int = 0
+    """See ``Plan``."""
+
+
+NO_PURPOSE = Purpose()
+"""To go on with the run."""
+
+
+class Launches(Protocol):
+    """The launches of one run directory, on a disk or in an object store."""
+
+    @property
+    def shown(self) -> str:
+        """The run directory as people may see it."""
+        ...
+
+    def prepare(self) -> None:
+        """Make the directory one that several processes share, before it is opened. Raises
+        ``UsageError`` where it cannot be one, or ``StorageError``.
+        """
+        ...
+
+    def opened_by(self, lock: Held) -> None:
+        """This process has the run directory open, by this lock."""
+        ...
+
+    def current(self) -> Launch | None:
+        """The launch that can be joined; None where there is none. Raises ``UsageError`` for one
+        of another format.
+        """
+        ...
+
+    def unfolded(self) -> Launch | None:
+        """The same, or one whose folding was begun."""
+        ...
+
+    def is_busy(self) -> bool:
+        """Whether whoever holds the directory prepares a launch, folds one, or sums up."""
+        ...
+
+    def is_locked(self) -> bool:
+        """Whether a process has the directory to itself, as far as can be told from here."""
+        ...
+
+    def plan(self, launch: Launch) -> Plan:
+        """The plan of a launch. Raises ``DamagedError`` for what is none."""
+        ...
+
+    def begin_launching(self) -> None:
+        """Say that a launch is being prepared, which takes a while where the input is large."""
+        ...
+
+    def withdraw(self) -> None:
+        """Take back that a launch is being prepared."""
+        ...
+
+    def begin(self, opened: RunDirectory, settings: Settings, purpose: Purpose, /) -> Launch:
+        """Launch a fleet on an opened run directory, whose logs are published."""
+        ...
+
+    def announce(self, launch: Launch, state: str) -> None:
+        """Say what a launch is now; durable on return."""
+        ...
+
+    def end(self, launch: Launch, refuse: Callable[[], None], /) -> Launch:
+        """See to it that nobody can join, claim or commit any more; durable on return. What
+        ``refuse`` raises, where somebody joined at the last moment, leaves the launch as it was.
+        """
+        ...
+
+    def close(self, launch: Launch, found: Sequence[Claim], /) -> list[Claim]:
+        """The latest records of all shards, once nobody can add another one."""
+        ...
+
+    def take_in(
+        self, launch: Launch, found: Sequence[Claim], records: Sequence[Published]
+    ) -> list[Published]:
+        """Give parts that count their final names; returns what is recorded of them there."""
+        ...
+
+    def finish(self, launch: Launch) -> None:
+        """All of it is taken in: say so, and remove the rest."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLaunches:
+    """``Launches`` of a run directory on a disk that all of its processes see."""
+
+    folder: Path
+
+    @property
+    def shown(self) -> str:
+        """See ``Launches``."""
+        return str(self.folder)
+
+    def prepare(self) -> None:
+        """See ``Launches``."""
+
+    def opened_by(self, lock: Held) -> None:
+        """See ``Launches``."""
+
+    def current(self) -> Launch | None:
+        """See ``Launches``."""
+        return current(self.folder)
+
+    def unfolded(self) -> Launch | None:
+        """See ``Launches``."""
+        return unfolded(self.folder)
+
+    def is_busy(self) -> bool:
+        """See ``Launches``."""
+        return is_busy(self.folder)
+
+    def is_locked(self) -> bool:
+        """See ``Launches``."""
+        return is_locked(self.folder)
+
+    def plan(self, launch: Launch) -> Plan:
+        """See ``Launches``."""
+        return read_plan(launch)
+
+    def begin_launching(self) -> None:
+        """See ``Launches``."""
+        begin_launching(self.folder)
+
+    def withdraw(self) -> None:
+        """See ``Launches``."""
+        withdraw(self.folder)
+
+    def begin(self, opened: RunDirectory, settings: Settings, purpose: Purpose) -> Launch:
+        """See ``Launches``."""
+        return begin(opened, self.folder, settings, purpose)
+
+    def announce(self, launch: Launch, state: str) -> None:
+        """See ``Launches``."""
+        announce(launch, state)
+
+    def end(self, launch: Launch, _refuse: Callable[[], None]) -> Launch:
+        """See ``Launches``. Who joins makes a file in a folder that has another name then."""
+        return end(launch)
+
+    def close(self, _launch: Launch, found: Sequence[Claim]) -> list[Claim]:
+        """See ``Launches``. Records cannot be made in a folder that has another name."""
+        return list(found)
+
+    def take_in(
+        self, launch: Launch, found: Sequence[Claim], records: Sequence[Published]
+    ) -> list[Published]:
+        """See ``Launches``."""
+        for claim in found:
+            launch.committed(claim)
+        return list(records)
+
+    def finish(self, launch: Launch) -> None:
+        """See ``Launches``."""
+        drop_staged(self.folder)
+        announce(launch, FOLDED)
+        files.reached("fleet.folded", self.folder)
+        shutil.rmtree(launch.folder, ignore_errors=True)
+
+
 def current(folder: Path) -> Launch | None:
     """The launch of a run directory that can be joined; None where there is none. Raises
     ``UsageError`` for one of another format.
@@ -127,18 +350,22 @@ def unfolded(folder: Path) -> Launch | None:
     found = launch_record(folder)
     if found is None or found.get("state") != LIVE:
         return None
-    if found.get("format") != FORMAT:
-        message = (
-            f"{folder / FLEET} has format {found.get('format')}, this version reads format "
-            f"{FORMAT}: every process of a fleet needs the same version of batchrun"
-        )
-        raise UsageError(message)
+    require_format(found, folder / FLEET)
     name = str(found["id"])
     place = next((p for p in (folder / FLEET / name, _aside(folder, name)) if p.is_dir()), None)
     if place is None:
         return None  # all of it is folded, but for the note of that
-    done = tuple(done_of(found["done"]))
-    return Launch(name, place, found["begun_s"], found["shard_rows"], found["operation"], done)
+    return Launch(name, place, **announced_values(found))
+
+
+def require_format(found: Mapping[str, Any], where: object) -> None:
+    """Raise ``UsageError`` for a launch by another version."""
+    if found.get("format") != FORMAT:
+        message = (
+            f"{where} has format {found.get('format')}, this version reads format "
+            f"{FORMAT}: every process of a fleet needs the same version of batchrun"
+        )
+        raise UsageError(message)
 
 
 def end(launch: Launch) -> Launch:
@@ -164,12 +391,7 @@ def caps_of(settings: Settings) -> dict[str, int]:
 
 
 def begin(
-    opened: RunDirectory,
-    folder: Path,
-    settings: Settings,
-    changes: Changes = Changes(),  # noqa: B008 - frozen
-    operation: str | None = None,
-    judged_pd: int = 0,
+    opened: RunDirectory, folder: Path, settings: Settings, purpose: Purpose = NO_PURPOSE
 ) -> Launch:
     """Launch a fleet on an opened run directory, whose logs are published. The input is indexed:
     text is read once, from its beginning to its end, without being parsed.
@@ -179,11 +401,6 @@ def begin(
     name = secrets.token_hex(8)
     place = folder / FLEET / name
     store = DiskClaims(place, "launch")
-    assert opened.given is not None
-    plan = _planned(opened, opened.given, settings, changes)
-    if "cost" in plan.caps:
-        charged = {**plan.charged, "cost": plan.charged["cost"].plus(Charge(judged_pd))}
-        plan = replace(plan, charged=charged, judged_pd=judged_pd)
     for old in (folder / FLEET).iterdir():  # of a launch that was folded, or never announced
         if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
@@ -191,17 +408,35 @@ def begin(
         shared = (claims.FOLDER, leases.FOLDER, quota.FOLDER, quota.TIMES, controls.FOLDER)
         for part in ("", *shared, WORKERS):
             files.make_folder(place / part, private=True)
-        files.write_json(place / RUN, sealed(_run_json(plan)))
-        files.write_whole(place / SHARDS, _shards(plan))
-        done = tuple(done_of(opened.journal.states.get(OPERATIONS)))
-        begun_s = store.put(CLOCK, b"")
-        launch = Launch(name, place, begun_s, opened.journal.shard_rows, operation, done)
+        write_plan(opened, place, settings, purpose)
+        return launch_of(name, place, store.put(CLOCK, b""), opened, purpose)
     except OSError as error:
         message = f"cannot write into {place}: {error.strerror}"
         raise StorageError(message) from error
+
+
+def launch_of(
+    name: str, place: Path, begun_s: float, opened: RunDirectory, purpose: Purpose
+) -> Launch:
+    """The launch of a directory that is opened for it."""
+    done = tuple(done_of(opened.journal.states.get(OPERATIONS)))
+    return Launch(name, place, begun_s, opened.journal.shard_rows, purpose.operation, done)
+
+
+def write_plan(opened: RunDirectory, place: Path, settings: Settings, purpose: Purpose) -> None:
+    """Index the input, and write what there is to be done into a folder. Raises ``OSError``, and
+    ``InputError`` where the input cannot be read.
+    """
+    assert opened.given is not None
+    plan = _planned(opened, opened.given, settings, purpose.changes)
+    if "cost" in plan.caps:
+        judged = Charge(purpose.judged_pd)
+        charged = {**plan.charged, "cost": plan.charged["cost"].plus(judged)}
+        plan = replace(plan, charged=charged, judged_pd=purpose.judged_pd)
+    files.write_json(place / RUN, sealed(_run_json(plan)))
+    files.write_whole(place / SHARDS, _shards(plan))
     if settings.limit is None or plan.rows < settings.limit:
         opened.journal.states.put(input_rows=plan.rows)
-    return launch
 
 
 def begin_launching(folder: Path) -> None:
@@ -242,20 +477,36 @@ def is_busy(folder: Path) -> bool:
 
 def announce(launch: Launch, state: str) -> None:
     """Say what a launch is now: live, so that others join it, or folded. Durable on return."""
-    value = {
-        "format": FORMAT,
-        "id": launch.id,
-        "state": state,
-        "begun_s": launch.begun_s,
-        "shard_rows": launch.shard_rows,
-        "operation": launch.operation,
-        "done": launch.done,
-    }
     try:
-        files.write_json(launch.folder.parent / LAUNCH, sealed(value))
+        files.write_json(launch.folder.parent / LAUNCH, announced(launch, state))
     except OSError as error:
         message = f"cannot write into {launch.folder.parent}: {error.strerror}"
         raise StorageError(message) from error
+
+
+def announced(launch: Launch, state: str) -> dict[str, Any]:
+    """The content of ``LAUNCH``."""
+    return sealed(
+        {
+            "format": FORMAT,
+            "id": launch.id,
+            "state": state,
+            "begun_s": launch.begun_s,
+            "shard_rows": launch.shard_rows,
+            "operation": launch.operation,
+            "done": launch.done,
+        }
+    )
+
+
+def announced_values(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``Launch`` that are in ``LAUNCH``, but for its id."""
+    return {
+        "begun_s": found["begun_s"],
+        "shard_rows": found["shard_rows"],
+        "operation": found["operation"],
+        "done": tuple(done_of(found["done"])),
+    }
 
 
 def _planned(opened: RunDirectory, given: Input, settings: Settings, changes: Changes) -> Plan:

@@ -8,6 +8,7 @@ another; that compares the store's time with this machine's clock, which is good
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,19 +19,28 @@ from batchrun.adapters.journal import published_json
 from batchrun.adapters.journal.journal import log_name
 from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.storage import files
-from batchrun.adapters.storage.claims_on_disk import DiskClaims
+from batchrun.adapters.storage.store import StoreReader, read_json
 from batchrun.core.fleet import controls, leases, quota
 from batchrun.core.fleet.claimant import read_claims, read_leases
 from batchrun.core.fleet.claims import Claim
 from batchrun.core.fleet.controls import Control
 from batchrun.core.fleet.leases import Lease
 from batchrun.core.fleet.quota import Book
+from batchrun.core.settings.addresses import local_path
 from batchrun.errors import DamagedError, StorageError
+from batchrun.ports import ClaimStore
+from batchrun.rundir.claim import FLEET, LAUNCH
 from batchrun.rundir.fleet import launches
 from batchrun.rundir.fleet.claimed_shards import before
-from batchrun.rundir.fleet.launches import WORKERS, Launch, Plan
-from batchrun.rundir.fleet.workers import log_path
-from batchrun.rundir.lock import NAME, is_locked, this_kernel
+from batchrun.rundir.fleet.launches import (
+    FOLDED,
+    WORKERS,
+    DiskLaunches,
+    Launch,
+    Launches,
+    Plan,
+)
+from batchrun.rundir.lock import NAME, is_locked
 from batchrun.rundir.open_run import STATUS
 
 ALIVE, DEAD, LEFT = "alive", "dead", "left"
@@ -92,9 +102,26 @@ class SeenFleet:
         return max(latest) - self.launch.begun_s
 
 
-def lives(folder: Path) -> bool:
+def launches_in(directory: str, checkpoint: Path | None, store: StoreReader) -> Launches | None:
+    """The launches of a run directory; None where there is none that is not folded. Without a
+    ``checkpoint`` the workers that use it on this machine cannot be told from others.
+
+    Raises ``UsageError`` for a store that cannot be shared.
+    """
+    local = local_path(directory)
+    if local is not None:
+        return DiskLaunches(Path(local))
+    note = read_json(store, f"{FLEET}/{LAUNCH}")
+    if not isinstance(note, dict) or note.get("state") in (None, FOLDED):
+        return None
+    from batchrun.rundir.fleet.in_bucket import BucketLaunches
+
+    return BucketLaunches(directory, checkpoint or Path(tempfile.gettempdir()))
+
+
+def lives(found: Launches) -> bool:
     """Whether a process of a fleet may be at work on a run directory."""
-    launch = launches.current(folder)
+    launch = found.current()
     return launch is not None and bool(alive(launch))
 
 
@@ -159,12 +186,12 @@ def _seen(launch: Launch) -> SeenFleet:
     )
 
 
-def _store(launch: Launch) -> DiskClaims:
-    return DiskClaims(launch.folder, "look")
+def _store(launch: Launch) -> ClaimStore:
+    return launch.records("look")
 
 
 def _logs(
-    launch: Launch, plan: Plan, store: DiskClaims, claims: Mapping[int, Claim]
+    launch: Launch, plan: Plan, store: ClaimStore, claims: Mapping[int, Claim]
 ) -> dict[int, Path]:
     """By shard, the latest log: that of the worker that has it, or of one before whose log it has
     not taken over yet.
@@ -173,8 +200,8 @@ def _logs(
     for shard, claim in claims.items():
         begun = plan.begun.get(shard)
         name = log_name(shard, 1 if begun is None else begun.state.generation + 1)
-        own = log_path(launch, claim.worker, name)
-        earlier = (log_path(launch, worker, name) for worker in before(store, claim))
+        own = launch.file_of(claim.worker, name)
+        earlier = (launch.file_of(worker, name) for worker in before(store, claim))
         path = own if own.exists() else next((p for p in earlier if p.exists()), None)
         if path is not None:
             found[shard] = path
@@ -199,7 +226,7 @@ def _worker(launch: Launch, lease: Lease) -> SeenWorker:
 def _state(launch: Launch, lease: Lease) -> str:
     if lease.ended:
         return LEFT
-    if lease.machine == this_kernel() and not is_locked(launch.folder / WORKERS / lease.worker):
+    if lease.machine == launch.machine and not is_locked(launch.folder / WORKERS / lease.worker):
         return DEAD
     age_s = abs(time.time() - lease.renewed_s)
     return ALIVE if age_s <= leases.LEASE_S else DEAD

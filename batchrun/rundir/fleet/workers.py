@@ -6,11 +6,9 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from batchrun.adapters.environment.clock import real_s
 from batchrun.adapters.storage import disk, files
-from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.core.fleet import leases
 from batchrun.core.fleet.board import Board, Place
 from batchrun.core.fleet.claimant import Claimant, read_leases
@@ -18,14 +16,14 @@ from batchrun.core.fleet.leases import Lease
 from batchrun.errors import StorageError
 from batchrun.ports import ClaimStore
 from batchrun.rundir.fleet.launches import CLOCK, WORKERS, Launch, Plan
-from batchrun.rundir.lock import NAME, Lock, is_locked, this_kernel
+from batchrun.rundir.lock import NAME, Lock, is_locked
 
 
 def death_known(launch: Launch) -> Callable[[Lease], bool]:
     """Tells whether a worker of this machine is dead: nobody holds the lock of its checkpoint."""
 
     def is_dead(lease: Lease) -> bool:
-        if lease.machine != this_kernel():
+        if lease.machine != launch.machine:
             return False
         return not is_locked(launch.folder / WORKERS / lease.worker)
 
@@ -48,14 +46,14 @@ class Worker:
         self.checkpoint = launch.folder / WORKERS / self.name
         self.launch = launch
         self.plan = plan
-        self.store = DiskClaims(launch.folder, self.name)
+        self.store = launch.claims(self.name)
         self.claimant = Claimant(
             self.store,
             Board(len(plan.starts), plan.done),
             place,
             self.name,
             monotonic_s=real_s,  # a lease expires while its machine sleeps, too
-            machine=this_kernel(),
+            machine=launch.machine,
             is_dead=death_known(launch),
             lease_s=leases.LEASE_S,
         )
@@ -64,6 +62,8 @@ class Worker:
         try:
             # Not the folders above it: if the launch was moved away, this must fail.
             disk.make_folder(self.checkpoint, files.PRIVATE_FOLDER)
+            # Else a power cut could take the folder away with logs in it that were flushed.
+            files.sync_folder(self.checkpoint.parent)
             self._lock.acquire()
             self.claimant.beat()
         except OSError as error:
@@ -95,13 +95,18 @@ class Worker:
     @property
     def is_fenced(self) -> bool:
         """Whether this worker was thought dead: it lost a shard, or the fleet ended without it."""
-        return bool(self.claimant.lost) or not self.checkpoint.exists()
+        return bool(self.claimant.lost) or self._is_over()
 
     @property
     def is_superfluous(self) -> bool:
         """Whether the fleet ended while this worker had nothing to do: it may have just joined."""
         claimant = self.claimant
-        return not (claimant.held or claimant.lost or self.checkpoint.exists())
+        return not (claimant.held or claimant.lost) and self._is_over()
+
+    def _is_over(self) -> bool:
+        with contextlib.suppress(StorageError):
+            return not self.checkpoint.exists() or self.launch.is_over()
+        return False
 
     def taken_over(self) -> StorageError:
         """The error of a worker that was thought dead."""
@@ -120,10 +125,6 @@ class Worker:
         self._left.set()
         # A launch that was folded meanwhile takes no records.
         with contextlib.suppress(StorageError):
+            self.launch.leave_behind(self.name, list(self.claimant.held), {})
             self.claimant.leave()
         self._lock.release()
-
-
-def log_path(launch: Launch, worker: str, name: str) -> Path:
-    """A file in the checkpoint of a worker."""
-    return launch.folder / WORKERS / worker / name

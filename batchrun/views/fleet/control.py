@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from pathlib import Path
 from typing import Any
 
 from batchrun.adapters.environment.clock import LoopClock
-from batchrun.adapters.storage.claims_on_disk import DiskClaims
 from batchrun.core.fleet import controls, quota
 from batchrun.core.fleet.controls import Control
 from batchrun.core.fleet.quota import Book, Limit
 from batchrun.core.run.controls import Values
 from batchrun.core.run.summary import moment
 from batchrun.errors import DamagedError, StorageError, UsageError
-from batchrun.rundir.fleet import launches, looking
-from batchrun.rundir.fleet.launches import Launch
-from batchrun.rundir.lock import is_locked
+from batchrun.rundir.fleet import looking
+from batchrun.rundir.fleet.launches import Launch, Launches
 
 FOLLOWED_S = 30.0
 """A process that has not followed by then is not waited for: it has lost its lease."""
@@ -36,10 +33,10 @@ POLL_S = 0.2
 class LiveFleet:
     """The processes that work on a run directory, seen from another one."""
 
-    def __init__(self, folder: Path, launch: Launch) -> None:
-        self._folder = folder
+    def __init__(self, found: Launches, launch: Launch) -> None:
+        self._launches = found
         self._launch = launch
-        self._store = DiskClaims(launch.folder, f"ctl-{secrets.token_hex(4)}")
+        self._store = launch.claims(f"ctl-{secrets.token_hex(4)}")
 
     def ask(self, action: str, values: Values) -> dict[str, Any]:
         """Ask all of them for a change; returns what holds then, and how many follow. Raises
@@ -55,7 +52,7 @@ class LiveFleet:
         wanted = Control(1, action, dict(values), at, secrets.token_hex(8))
         made = controls.added(self._store, wanted)
         if made is None:
-            message = f"the processes that worked on {self._folder} have just ended"
+            message = f"the processes that worked on {self._launches.shown} have just ended"
             raise UsageError(message)
         return self._followed(made.number)
 
@@ -80,7 +77,7 @@ class LiveFleet:
         """The first book that there is: a fleet that has just begun has none yet."""
         until_s = time.monotonic() + FOLLOWED_S
         while not (book := self._book()).limits:
-            if time.monotonic() > until_s or not looking.lives(self._folder):
+            if time.monotonic() > until_s or not looking.lives(self._launches):
                 message = "the processes have not begun to send anything; try again in a moment"
                 raise UsageError(message)
             time.sleep(POLL_S)
@@ -132,17 +129,17 @@ class LiveFleet:
         """Return once they have ended and the run is summed up, or nobody is left to do that."""
         seen_s = time.monotonic()
         while time.monotonic() - seen_s < GONE_S:
-            if looking.lives(self._folder) or is_locked(self._folder):
+            if looking.lives(self._launches) or self._launches.is_locked():
                 seen_s = time.monotonic()
-            elif launches.unfolded(self._folder) is None and not launches.is_busy(self._folder):
+            elif self._launches.unfolded() is None and not self._launches.is_busy():
                 return
             time.sleep(POLL_S)
 
 
-def live_fleet(folder: Path) -> LiveFleet | None:
+def live_fleet(found: Launches) -> LiveFleet | None:
     """The fleet that works on a run directory; None where none does."""
-    launch = launches.current(folder)
-    return LiveFleet(folder, launch) if launch is not None and looking.lives(folder) else None
+    launch = found.current()
+    return LiveFleet(found, launch) if launch is not None and looking.lives(found) else None
 
 
 def _endpoints(book: Book) -> list[str]:

@@ -51,6 +51,6 @@ def test_the_latest_book_is_found_in_few_steps(others):
         await sharing._latest()
         assert sharing._number == others
         assert sharing._book == book
-        assert store.reads <= 2 * others.bit_length() + 2  # one of them is for what `ctl` asks
+        assert store.reads <= 2 * others.bit_length() + 2  # one looks for changes
 
     run_virtual(body())
