@@ -58,12 +58,15 @@ class Table:
 
 
 def require(what: str) -> None:
-    """Raises ``UsageError`` with the line that installs DuckDB, where it is missing."""
-    try:
-        importlib.import_module("duckdb")
-    except ImportError:
-        message = f"{what} needs DuckDB, which is not installed: {INSTALL}"
-        raise UsageError(message) from None
+    """Raises ``UsageError`` with the line that installs DuckDB, or NumPy, without which it does not
+    call functions written in Python, where one is missing.
+    """
+    for module, name in (("duckdb", "DuckDB"), ("numpy", "NumPy")):
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            message = f"{what} needs {name}, which is not installed: {INSTALL}"
+            raise UsageError(message) from None
 
 
 class Database:
