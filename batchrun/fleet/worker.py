@@ -49,7 +49,7 @@ from batchrun.rundir import resend, state_reader
 from batchrun.rundir.claim import SharedDirectory
 from batchrun.rundir.fleet import folding
 from batchrun.rundir.fleet.claimed_shards import ClaimedShards
-from batchrun.rundir.fleet.folding import remember_notices
+from batchrun.rundir.fleet.folding import remember
 from batchrun.rundir.fleet.joining import WorkerDirectory, commit, join
 from batchrun.rundir.fleet.launches import (
     FIGURES,
@@ -407,6 +407,7 @@ class _Process:
                 return drained()
             if spans.claim_first():
                 pauses = _Pauses()
+                examples = opened.journal.states.get("examples")
                 with self._answers(opened) as (answers, lengths):
                     session = Session(
                         settings,
@@ -421,7 +422,7 @@ class _Process:
                     )
                     result = assemble.run_session(session, self._started_s)
                 self._latest = result
-                remember_notices(opened.journal, result.summary["notices"])
+                remember(opened.journal, examples, result.summary["notices"])
                 learned = {key: opened.journal.states.get(key) for key in FIGURES}
                 worker.launch.leave_behind(worker.name, (), learned)
                 if result.stop is not None:

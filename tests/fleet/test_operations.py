@@ -119,7 +119,8 @@ def test_failed_rows_are_sent_again_once(fleet, cli, jsonl, asked, summary, comp
         )
     found = summary(fleet.folder / "run")
     assert found["errors"] == summary(fleet.folder / "alone")["errors"]
-    assert found["examples"] == summary(fleet.folder / "alone")["examples"]
+    # Which failure comes first is up to the server.
+    assert found["examples"].keys() == summary(fleet.folder / "alone")["examples"].keys()
     cli.verified("run")
     processes = fleet.start_all(2, *command(endpoint, rows, "run", "--retry-class", "rejected"))
     codes = [p.wait() for p in processes]

@@ -7,7 +7,8 @@ moment: every step can be done again. Afterwards the directory is what one proce
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,8 @@ if TYPE_CHECKING:  # loaded for directories in a store alone
     from batchrun.rundir.fleet.handing_on import SharedLock
 
 _MARKED_AT_ONCE = 1000
+LEAVING_S = 5.0
+"""A process that has published its last shard leaves within this time, if it can."""
 _WALL = "wall_s"
 _FOLDED = "folded"
 """The key of the state file for the launch whose figures were added last."""
@@ -125,11 +128,17 @@ def _owner() -> str:
 
 
 def _refuse_living(launch: Launch, plan: Plan, shown: str) -> None:
-    """Raises ``RunLockedError`` while somebody lives and has rows left."""
+    """Raises ``RunLockedError`` while somebody lives and has rows left. Who published the last of
+    them gets a moment to note what it learned.
+    """
     published = sum(claim.published is not None for claim in _latest(launch))
+    records = launch.records(_owner())
     if published + len(plan.done) == len(plan.starts):
+        until_s = time.monotonic() + LEAVING_S
+        while living(launch, records) and time.monotonic() < until_s:
+            time.sleep(LEAVING_S / 20)
         return
-    at_work = living(launch, launch.records(_owner()))
+    at_work = living(launch, records)
     if at_work:
         names = ", ".join(sorted(lease.worker for lease in at_work)[:3])
         message = (
@@ -193,9 +202,7 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float, *, sent: bool)
     for worker in launch.workers():
         known = launch.figures_of(worker)
         costs.merge(RowCosts.of(known.get("row_costs")))
-        for name, (row, said) in (known.get("examples") or {}).items():
-            if name not in examples or row < examples[name][0]:
-                examples[name] = [row, said]
+        _add_examples(examples, known.get("examples"))
     before_s = journal.states.get(_WALL) or 0.0
     changes = controls.read_after(launch.records(_owner()), 0)
     history = [*(journal.states.get("controls") or ()), *(each.as_history() for each in changes)]
@@ -243,12 +250,26 @@ def _note_operation(
         journal.states.put(**{OPERATIONS: noted})
 
 
-def remember_notices(journal: Journal, notices: Sequence[str]) -> None:
-    """Keep what a pass of a worker told its user, for the summary of the whole."""
+def _add_examples(examples: dict[str, Any], more: Mapping[str, Any] | None) -> None:
+    """Add examples of error classes: of each class the one of the first row is kept."""
+    for name, (row, said) in (more or {}).items():
+        if name not in examples or row < examples[name][0]:
+            examples[name] = [row, said]
+
+
+def remember(journal: Journal, examples: Mapping[str, Any] | None, notices: Sequence[str]) -> None:
+    """Keep what a pass of a worker told its user, for the summary of the whole, and the
+    ``examples`` of failures from before it.
+    """
     before = journal.states.get(TOLD) or []
     told = all_told(before, notices)
     if told != before:
         journal.states.put(**{TOLD: told})
+    now = journal.states.get("examples") or {}
+    kept = dict(now)
+    _add_examples(kept, examples)
+    if kept != now:
+        journal.states.put(examples=kept)
 
 
 def told_by(launch: Launch) -> dict[str, list[str]]:
