@@ -260,7 +260,7 @@ def test_a_crash_ends_the_run_with_its_last_lines(cli, fake, rows, summary):
     done = local(cli, fake, "run", rows, "-o", "run")
     assert done.code == 3, done.err
     assert "SIGSEGV" in done.err and "GGML_ASSERT(everything) failed" in done.err
-    assert "to go on: batchrun run" in done.err
+    assert "to resume: batchrun run" in done.err
     found = summary(cli.folder / "run")
     assert found["stopped_by"] == "local_server"
     assert (found["rows"]["ok"], found["rows"]["pending"]) == (2, ROWS - 2)

@@ -115,7 +115,7 @@ FLAGS: tuple[Foreign, ...] = (
     Foreign(
         "--provider",
         "use --provider NAME (`batchrun providers` lists them)",
-        "api-type backend client engine vendor api service platform",
+        "api-type backend client vendor api service platform",
     ),
     Foreign("--model", "use --model M", "model-name model-id llm deployment deployment-name m"),
     Foreign(

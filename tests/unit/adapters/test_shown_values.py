@@ -88,8 +88,8 @@ def test_what_is_no_readable_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(local_file, "FILE_BYTES_MAX", 4)
     for name, words in [
         ("gone", "No such file"),
-        (".", "no regular file"),
-        ("pipe", "no regular file"),
+        (".", "not a regular file"),
+        ("pipe", "not a regular file"),
         ("big", "5 bytes; at most 4"),
         ("nul\0", "nul"),
         ("x" * 5000, "File name too long"),
