@@ -74,9 +74,9 @@ def launch_record(folder: Path) -> dict[str, Any] | None:
         return unsealed(content)
     except ValueError as error:
         message = (
-            f"{path} is damaged: {error}. Restore it from a backup. Without one, move "
-            f"{path.parent} away when no process works on the run, and start it again with "
-            "--repair: published parts are kept, and rows that only that folder has are sent again"
+            f"{path} is damaged: {error}. Restore it from a backup. Without a backup, stop "
+            f"all processes of the run, move {path.parent} away, and start the run again with "
+            "--repair: published parts are kept, and rows found only in that folder are sent again"
         )
         raise DamagedError(message, path=str(path)) from None
 

@@ -213,8 +213,8 @@ REFUSED = [
     (("-o", "missing/out.csv"), "No such file"),
     (("-o", "out.csv", "--errors", "e.jsonl"), "--errors"),
     (("-o", "out.jsonl", "--errors", "./out.jsonl"), "named twice"),
-    (("-o", "-", "--json"), "do not go together"),
-    (("-o", "-", "--format", "parquet"), "do not go together"),
+    (("-o", "-", "--json"), "cannot be combined"),
+    (("-o", "-", "--format", "parquet"), "cannot be combined"),
 ]
 
 
