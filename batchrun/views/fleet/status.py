@@ -22,8 +22,8 @@ from batchrun.views.fleet.counts import Counts
 
 KEYS = {
     "shards": (
-        "Numbers of shards: `all`, `published` (complete), `claimed` (a process is working on them, "
-        "or was when it died) and `free`."
+        "Numbers of shards: `all`, `published` (complete), `claimed` (a process is working on "
+        "them, or was when it died) and `free`."
     ),
     "limits": (
         "Limits that all processes share: objects of `endpoint`, `kind` (`concurrency`, `rpm`, "
