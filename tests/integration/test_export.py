@@ -161,7 +161,7 @@ def test_a_live_run_is_exported_without_its_lock(cli, simulator, jsonl, until):
     assert [line["id"] for line in rows] == [f"batch_req_{n}" for n in range(len(rows))]
     assert len(rows) >= 10
     assert len(rows) % 5 == 0
-    assert "the run goes on" in done.err
+    assert "the run is still live" in done.err
 
 
 def test_nothing_published_is_said(cli, scripted, jsonl):

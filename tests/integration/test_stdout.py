@@ -48,7 +48,7 @@ def test_what_cannot_be_printed_is_an_error(cli, into_full, command):
         assert done.code == 5
         assert done.err.count("cannot write to standard output: No space left") == 1
         assert "Traceback" not in done.err and "Exception ignored" not in done.err
-        assert "defect" not in done.err
+        assert "bug in batchrun" not in done.err
     assert cli(*command).code in (0, 1)
 
 
@@ -94,7 +94,7 @@ def test_a_closed_stdout_harms_nothing(cli, command, code):
     """Nobody wanted to see it; only an export without a place to go is an error."""
     done = cli(*command, preexec_fn=lambda: os.close(1), stdout=subprocess.DEVNULL)
     assert done.code == code, done.err
-    assert "Traceback" not in done.err and "defect" not in done.err
+    assert "Traceback" not in done.err and "bug in batchrun" not in done.err
 
 
 def test_a_run_with_a_closed_stdout(cli, ran):
