@@ -346,7 +346,7 @@ class _Job:
         if result.stop is not None:
             _warn(result.stop.message)
         if result.duplicate_id is not None:
-            _LOG.warning("custom_id %r comes more than once", result.duplicate_id)
+            _LOG.warning("custom_id %r occurs more than once", result.duplicate_id)
         return result
 
     async def _session(

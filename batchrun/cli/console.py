@@ -86,7 +86,7 @@ class OutputLostError(StorageError):
     """What was asked for cannot be written to standard output."""
 
     def __init__(self, error: OSError) -> None:
-        super().__init__(f"standard output cannot be written: {error.strerror or error}")
+        super().__init__(f"cannot write to standard output: {error.strerror or error}")
 
 
 @contextlib.contextmanager
@@ -209,7 +209,7 @@ def exit_codes(*, as_json: bool = False) -> Iterator[None]:
         sys.exit(BROKEN_PIPE)
     except Exception as error:  # noqa: BLE001 - a defect: it ends like any failure midway
         print_message(traceback.format_exc().rstrip())
-        print_message("batchrun: this is a defect of batchrun. What was committed is intact")
+        print_message("batchrun: this is a bug in batchrun. Everything already saved is intact")
         if as_json:
             _put_error(repr(error), 5)
         sys.exit(5)

@@ -23,12 +23,12 @@ def command(
 ) -> None:
     """Change the live run in DIR and print the limits now in force.
 
-    `set` changes limits: rpm=N, tpm=N (or none), concurrency=N, max_cost=USD; NAME.rpm=N sets that
-    of one of several endpoints. `pause` holds all requests until `resume`. `drain` lets requests
+    `set` changes limits: rpm=N, tpm=N (or none), concurrency=N, max_cost=USD; NAME.rpm=N sets it
+    for one of several endpoints. `pause` holds all requests until `resume`. `drain` lets requests
     in flight finish and stops the run.
 
-    Changes last until the session ends. Only the user who started the run can make them. Where
-    several processes do the run together, all of them follow, whatever machine they are on.
+    Changes last until the session ends. Only the user who started the run can make them. If
+    several processes share the run, the changes apply to all of them, on every machine.
     """
     with exit_codes(as_json=as_json):
         from batchrun.core.run import controls

@@ -113,7 +113,7 @@ def _examined(
 
 def _without(endpoint: Endpoint) -> str:
     variable = endpoint.api_key_env
-    return "none is sent" + (f": {variable} is not set" if variable else ", none is needed")
+    return "no key is sent" + (f": {variable} is not set" if variable else ", none is needed")
 
 
 def _place(endpoint: Endpoint) -> str:

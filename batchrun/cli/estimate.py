@@ -202,17 +202,17 @@ def _comparable(models: Sequence[str], *, pilot: bool) -> None:
     if len(models) < 2:
         return
     if pilot:
-        message = "--pilot sends rows to one model: give one --model, and run it for each"
+        message = "--pilot sends rows to one model: give one --model, and run it once per model"
         raise UsageError(message)
     if any(map(is_template, models)):
-        message = "several --model compare models by their names, and one of these is a template"
+        message = "several --model flags compare models by name, but one of them is a template"
         raise UsageError(message)
 
 
 def _detectable(difference: float | None, against: Sequence[str]) -> None:
     """Raises ``UsageError`` where --against names directories that nothing is made of."""
     if against and difference is None:
-        message = "--against shows how many answers flip, for --detect D, which is not given"
+        message = "--against measures how many answers flip, for --detect D: give --detect D too"
         raise UsageError(message)
     if len(against) > 2:
         message = f"--against takes two run directories at most, not {len(against)}"

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--format",
     "kind",
     type=click.Choice(["jsonl", "parquet", "csv"]),
-    help="Format, whatever the suffix; on stdout jsonl (the default) or csv.",
+    help="Format, regardless of the suffix; on stdout jsonl (the default) or csv.",
 )
 @click.option(
     "--errors",
@@ -107,7 +107,7 @@ def command(
             message = "--errors names a file for the failed rows of a .jsonl export"
             raise UsageError(message)
         if target == "-" and (as_json or chosen == "parquet"):
-            message = f"{'--json' if as_json else 'Parquet'} and -o - do not go together"
+            message = f"{'--json' if as_json else 'Parquet'} and -o - cannot be combined"
             raise UsageError(message)
         if target == "-" and 1 in CLOSED:
             message = "standard output is closed; name a file with -o"
@@ -156,6 +156,6 @@ def _tell(done: Exported, target: str) -> None:
     if done.pending is not None:
         left = f"{counted(done.pending, 'row')} {verb(done.pending, 'is', 'are')}"
     if done.live:
-        print_message(f"the run goes on: {left} pending or not yet published")
+        print_message(f"the run is still live: {left} pending or not yet published")
     elif done.pending != 0:
-        print_message(f"{left} pending, without an outcome and without a line")
+        print_message(f"{left} pending and therefore not exported")

@@ -106,7 +106,7 @@ def logging_to(
         if isinstance(handler, _ToFile) and handler.file.lost:
             file = handler.file
             lost = counted(file.lost, "line")
-            print_message(f"warning: {lost} could not be written into {file.path}: {file.why}")
+            print_message(f"warning: {lost} could not be written to {file.path}: {file.why}")
 
 
 def _handler(

@@ -84,7 +84,7 @@ class LazyGroup(click.Group):
             # --help and --version write without us.
             forsake(1)
             with contextlib.suppress(OSError):
-                text = f"standard output cannot be written: {error.strerror or error}"
+                text = f"cannot write to standard output: {error.strerror or error}"
                 click.echo(f"batchrun: {text}", err=True)
             sys.exit(5)
 

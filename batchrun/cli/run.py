@@ -222,7 +222,7 @@ _EXAMPLES = (
     "--no-wait",
     is_flag=True,
     group=setting_table.FLEET,
-    help="Leave when nothing is left to claim, instead of waiting for the other processes.",
+    help="Exit when nothing is left to claim, instead of waiting for the other processes.",
 )
 @flag("--quiet", is_flag=True, group=setting_table.DISPLAY, help="Print errors only.")
 @flag("--no-progress", is_flag=True, group=setting_table.DISPLAY, help="Do not show the progress.")
@@ -230,7 +230,7 @@ _EXAMPLES = (
     "--log-level",
     type=click.Choice(logs.LEVELS, case_sensitive=False),
     group=setting_table.DISPLAY,
-    help="Log this much, to stderr unless --log-file is given [default with a file: info].",
+    help="Log level; lines go to stderr unless --log-file is given [default with a file: info].",
 )
 @flag(
     "--log-file",
@@ -391,8 +391,8 @@ def _run(
         tell(f"warning: the display failed {counted(result.observer_failures, 'time')}")
     if result.duplicate_id is not None:
         tell(
-            f"warning: custom_id {result.duplicate_id!r} comes more than once; rows are "
-            "told apart by `row`"
+            f"warning: custom_id {result.duplicate_id!r} occurs more than once; use "
+            "`row` to tell the rows apart"
         )
     if result.sent_nothing:
         tell("nothing left to send")
@@ -439,10 +439,10 @@ def _named(shard: str | None) -> str | None:
 def _left(stop: Stop, folder: str, log: Log) -> int:
     """Say how a process of a fleet left while others are at work; returns its exit code."""
     if stop.exit_code == 0:
-        log.tell(f"{stop.message}; the other processes bring {folder} to its end")
+        log.tell(f"{stop.message}; the other processes finish {folder}")
         return 0
     log.error(stop.message)
-    others = "stop as well" if stop.by == "drain" else f"go on with {folder}"
+    others = "stop as well" if stop.by == "drain" else f"continue with {folder}"
     log.tell(f"the other processes {others}; the same command joins them")
     return stop.exit_code
 
@@ -509,8 +509,8 @@ def settings_of(
     shows = is_template(texts) or settings.image or settings.file
     if settings.makes_messages and settings.turns is None and not shows:
         warnings.append(
-            "the prompt shows no column, so that every row asks the same: {{ NAME }} shows the "
-            "column NAME"
+            "the prompt uses no column, so every row asks the same: {{ NAME }} inserts the column "
+            "NAME"
         )
     return settings, warnings
 

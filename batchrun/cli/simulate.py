@@ -424,7 +424,7 @@ def _serve(options: "SimulatorOptions", *, as_json: bool) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with listening(options) as server:
-            click.echo(f"simulator listening on {server.base_url} (ctrl-c ends it)", err=True)
+            click.echo(f"simulator listening on {server.base_url} (Ctrl-C stops it)", err=True)
             if as_json:
                 ready = {"base_url": server.base_url, "port": server.port, "pid": os.getpid()}
                 click.echo(json.dumps(ready))

@@ -82,7 +82,7 @@ def _looked_up(cause: Cause, settings: Settings, environment: Mapping[str, str])
     if kind == "not_found" and path:
         return next_steps.of_path(address_of(endpoint.base_url))
     if kind == "forbidden":
-        return next_steps.Fix("check what the key may do, and from which region")
+        return next_steps.Fix("check the permissions of the key and its allowed regions")
     if access is None:
         return None
     if kind == "auth":

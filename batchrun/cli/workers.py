@@ -40,7 +40,7 @@ class Launching:
         )
         for flag, value, other, needed in needs:
             if value is not None and needed is None:
-                message = f"{flag} is about {other}, which is missing"
+                message = f"{flag} requires {other}"
                 raise UsageError(message)
 
     def cluster(self) -> Cluster | None:

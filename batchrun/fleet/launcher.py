@@ -48,10 +48,10 @@ WHOLE = (0, 1, 3, 4)
 def require(workers: int, *, shard: bool) -> None:
     """Raise ``UsageError`` for a number of workers that cannot be."""
     if shard:
-        message = "--workers and --shard exclude one another: --shard is one process of several"
+        message = "--workers and --shard exclude each other: --shard starts one process of several"
         raise UsageError(message)
     if not 1 <= workers <= WORKERS_MAX:
-        message = f"--workers is {workers}; from 1 to {WORKERS_MAX:,} are possible"
+        message = f"--workers must be from 1 to {WORKERS_MAX:,}, not {workers}"
         raise UsageError(message)
 
 
@@ -81,7 +81,7 @@ def run_workers(
                     observer(snapshot)
     codes = children.end()
     if all(code < 0 for code in codes):
-        say(f"all {workers:,} workers were killed; the same command goes on with {launches.shown}")
+        say(f"all {workers:,} workers were killed; the same command resumes {launches.shown}")
     return exit_code(codes)
 
 
@@ -138,12 +138,12 @@ class _Children:
 
     def _bury(self, place: int, pid: int, number: int) -> None:
         again = self._restarts[place] < RESTARTS_MAX and self._signal is None
-        then = "it is started again" if again else "the others take over its rows"
+        then = "restarting it" if again else "the others take over its rows"
         if self._signal is not None:
-            then = "what it had in flight is sent again by the next start"
+            then = "the next start sends its requests in flight again"
         said = f"worker {place} of {self._count} (process {pid}) was killed by {_name(number)}; "
         if number == signal.SIGKILL:
-            said += "if nobody did that, the kernel did, for want of memory; "
+            said += "if you did not do that, the machine probably ran out of memory; "
         self._say(said + then)
         if again:
             self._restarts[place] += 1

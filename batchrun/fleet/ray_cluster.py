@@ -69,12 +69,12 @@ def require(cluster: Cluster) -> None:
     """Raise ``UsageError`` where a fleet cannot run on Ray."""
     if cluster.address is not None and cluster.address.startswith("ray://"):
         message = (
-            f"--address {cluster.address} is that of a Ray client, which needs no batchrun: type "
-            "the command on a machine of the cluster, or submit it: ray job submit -- batchrun ..."
+            f"--address {cluster.address} is a Ray Client address, which is not supported: run the "
+            "command on a machine of the cluster, or submit it: ray job submit -- batchrun ..."
         )
         raise UsageError(message)
     if not (0 <= cluster.worker_cpus < math.inf):
-        message = f"--worker-cpus is {cluster.worker_cpus:g}; 0 or more CPUs are possible"
+        message = f"--worker-cpus must be 0 or more, not {cluster.worker_cpus:g}"
         raise UsageError(message)
     _ray()
 
@@ -273,9 +273,9 @@ class _Actors:
         fit = int(free / each) if each else workers
         if fit < workers:
             self._relay.show(
-                f"warning: {free:g} CPUs of the cluster are free, and {counted(workers, 'worker')} "
+                f"warning: the cluster has {free:g} free CPUs, and {counted(workers, 'worker')} "
                 f"reserve {each:g} each: {fit:,} can start now, the others when CPUs are free "
-                "(--worker-cpus reserves less)"
+                "(to reserve less, use --worker-cpus)"
             )
 
     def _start(self, index: int) -> None:
@@ -337,9 +337,10 @@ class _Actors:
         if self._signals or any(code in WHOLE for code in self._codes):
             return KILLED
         if getattr(error, "actor_init_failed", False) or self._deaths[index] >= DEATHS_MAX:
-            self._relay.show(f"{place} died {self._deaths[index]} times: {_short(str(error))}")
+            times = counted(self._deaths[index], "time")
+            self._relay.show(f"{place} died {times} and is not restarted: {_short(str(error))}")
             return KILLED
-        self._relay.show(f"{place} died and is started again: {_short(str(error))}")
+        self._relay.show(f"{place} died and is restarted: {_short(str(error))}")
         self._start(index)
         return None
 
@@ -368,4 +369,4 @@ class _Actors:
 def _short(text: str) -> str:
     """The last line of a text of Ray's, which names the cause."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:WHY_MAX] if lines else "no reason is known"
+    return lines[-1][:WHY_MAX] if lines else "reason unknown"

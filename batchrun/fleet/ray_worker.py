@@ -127,14 +127,14 @@ def refused(call: Call) -> str | None:
     node = os.uname().nodename
     if call.version != __version__:
         return (
-            f"{node} has batchrun {__version__}, and the command is version {call.version}: "
+            f"{node} has batchrun {__version__}, but the command is version {call.version}: "
             "every node of the cluster needs the same version"
         )
     shared = "input and run directory must be on a disk that all nodes share, under the same path"
     try:
         os.chdir(call.folder)
     except OSError as error:
-        return f"{node} cannot enter {call.folder} ({error.strerror}): {shared}"
+        return f"{node} cannot open {call.folder} ({error.strerror}): {shared}"
     if call.marker and not Path(call.marker).exists():
         return f"{Path(call.marker).parent} on {node} is not the command's folder: {shared}"
     return None

@@ -74,7 +74,7 @@ each is longer than the one before, up to the time between two renewals of a lea
 """
 LOCKED_S = 60.0
 """A directory whose lock is held for longer by somebody who launches no fleet is in use."""
-NOTHING_LEFT = Stop("no_wait", "nothing is left to claim", exit_code=0)
+NOTHING_LEFT = Stop("no_wait", "nothing left to claim", exit_code=0)
 """How a process ends that does not wait for the others (``--no-wait``)."""
 
 
@@ -257,7 +257,7 @@ class _Process:
                 if time.monotonic() > until_s and not self._launches.is_busy():
                     raise
                 if not told:
-                    self._say(f"waiting for the process that opens {self._shown}")
+                    self._say(f"waiting for the process that is opening {self._shown}")
                     told = True
                 pauses.sleep()
 
@@ -298,8 +298,8 @@ class _Process:
                 raise
             return None
         self._resends = worker.plan.changes.resend_changed
-        _LOG.info("joined the processes that work on %s, as %s", self._shown, worker.name)
-        self._say(f"joined the processes that work on {self._shown}")
+        _LOG.info("joined the processes working on %s, as %s", self._shown, worker.name)
+        self._say(f"joined the processes working on {self._shown}")
         return worker
 
     def _launched(self) -> Worker | Result:
@@ -314,8 +314,8 @@ class _Process:
             except _AlreadyDoneError:
                 if not self._took_part:
                     self._say(
-                        "what this command asks for was done already, by another process; this "
-                        "one helps with the rest"
+                        "another process has already done what this command asks for; this one "
+                        "helps with the rest"
                     )
         return self._launched_with(Changes(), unless_done=False)
 

@@ -104,9 +104,9 @@ def parse_launch(content: bytes, path: str, folder: str) -> dict[str, Any]:
         return unsealed(content)
     except ValueError as error:
         message = (
-            f"{path} is damaged: {error}. Restore it from a backup. Without one, move "
-            f"{folder} away when no process works on the run, and start it again with "
-            "--repair: published parts are kept, and rows that only that folder has are sent again"
+            f"{path} is damaged: {error}. Restore it from a backup. Without a backup, stop "
+            f"all processes of the run, move {folder} away, and start the run again with "
+            "--repair: published parts are kept, and rows found only in that folder are sent again"
         )
         raise DamagedError(message, path=path) from None
 

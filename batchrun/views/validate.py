@@ -189,7 +189,7 @@ class Report:
             first = self.repeats.first[0]
             ids = self.repeats.ids
             found.append(
-                f"{counted(ids, 'custom_id')} {verb(ids, 'comes', 'come')} more than once, in "
+                f"{counted(ids, 'custom_id')} {verb(ids, 'occurs', 'occur')} more than once, in "
                 f"{self.repeats.rows:,} rows (first {safe(first.custom_id[:100])!r}, rows "
                 f"{first.rows[0]} and {first.rows[1]}); use `row` to tell them apart"
             )

@@ -60,7 +60,7 @@ def test_a_restart_happens_once(fleet, cli, jsonl, held, until):
     assert endpoint.asked == 180
     late = fleet.start("4/4", *given, "--restart")
     assert late.wait() == 0, late.err
-    assert "was done already" in late.err
+    assert "has already done what this command asks for" in late.err
     assert (len(olds(fleet.folder)), endpoint.asked) == (1, 180)
     again = fleet.start("1/4", *given, "--restart")
     assert again.wait() == 0, again.err

@@ -186,7 +186,7 @@ def test_actors_that_are_killed_are_replaced(cli, on_ray, jsonl, simulator, unti
             until(lambda: len(working(run)) < 2)
     ended = live.wait()
     assert ended.code == 0, (seed, ended.err)
-    assert "died and is started again" in ended.err
+    assert "died and is restarted" in ended.err
     assert not ended.out, "Ray's own words are not the command's output"
     assert published(run).column("row").to_pylist() == list(range(500))
     asked = endpoint.stats()["requests_total"]
@@ -212,7 +212,7 @@ def test_an_actor_that_cannot_live_is_left_out(cli, on_ray, jsonl, scripted, ans
         until(lambda: any(name.startswith(victim) for name in working(run).values()))
         (pid,) = (pid for pid, name in working(run).items() if name.startswith(victim))
         os.kill(pid, signal.SIGKILL)
-        said = "died 3 times" if deaths == 3 else "died and is started again"
+        said = "died 3 times" if deaths == 3 else "died and is restarted"
         until(lambda pid=pid, said=said: pid not in working(run) and said in live.err)
     released.set()
     ended = live.wait()

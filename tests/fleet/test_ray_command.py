@@ -89,9 +89,9 @@ def test_the_launchers_flags_are_not_the_workers():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"engine": "ray"}, "--engine is about --workers"),
-        ({"workers": 2, "address": "a:1"}, "--address is about --engine ray"),
-        ({"workers": 2, "worker_cpus": 2.0}, "--worker-cpus is about --engine ray"),
+        ({"engine": "ray"}, "--engine requires --workers"),
+        ({"workers": 2, "address": "a:1"}, "--address requires --engine ray"),
+        ({"workers": 2, "worker_cpus": 2.0}, "--worker-cpus requires --engine ray"),
     ],
 )
 def test_a_flag_without_its_other_is_refused(flags, said):
@@ -105,9 +105,9 @@ def test_a_flag_without_its_other_is_refused(flags, said):
     ("cluster", "said"),
     [
         (Cluster("ray://head:10001"), "ray job submit"),
-        (Cluster(worker_cpus=-1.0), "--worker-cpus is -1"),
-        (Cluster(worker_cpus=float("inf")), "--worker-cpus is inf"),
-        (Cluster(worker_cpus=float("nan")), "--worker-cpus is nan"),
+        (Cluster(worker_cpus=-1.0), "--worker-cpus must be 0 or more, not -1"),
+        (Cluster(worker_cpus=float("inf")), "--worker-cpus must be 0 or more, not inf"),
+        (Cluster(worker_cpus=float("nan")), "--worker-cpus must be 0 or more, not nan"),
     ],
 )
 def test_a_cluster_that_cannot_be_is_refused(cluster, said):

@@ -216,7 +216,7 @@ def test_a_fleet_that_was_killed_is_taken_in_by_a_plain_run(
         process.wait()
     ended = cli("run", *given, "--no-progress")
     assert ended.code == 0, ended.err
-    assert "the processes that worked here ended with" in ended.err
+    assert "the processes that worked here left" in ended.err
     assert summary(run)["rows"]["ok"] == 300
     # In flight, or not flushed yet, when the two were killed.
     assert endpoint.stats()["requests_total"] <= 300 + 48

@@ -42,7 +42,7 @@ def test_a_worker_that_is_killed_is_started_again(cli, jsonl, held, until, summa
     told = [line for line in ended.err.splitlines() if f"(process {victim})" in line]
     assert len(told) == 1, ended.err
     assert "was killed by SIGKILL" in told[0]
-    assert "it is started again" in told[0]
+    assert "restarting it" in told[0]
     assert summary(cli.folder / "run")["rows"]["ok"] == 500
     cli.verified("run")
 
@@ -96,7 +96,7 @@ def test_a_process_that_does_not_wait_leaves_the_rest_to_the_others(
     until(lambda: endpoint.asked > 10)
     second = fleet.start("2/2", *given, "--no-wait")
     assert second.wait() == 0, second.err
-    assert "nothing is left to claim" in second.err
+    assert "nothing left to claim" in second.err
     assert first.process.poll() is None
     endpoint.release()
     assert first.wait() == 0, first.err

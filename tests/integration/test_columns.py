@@ -368,7 +368,7 @@ def test_another_column_is_the_id(cli, heard, published, name, kind):
     command = (path, "-o", "run", *flags, *asked)
     done = cli.run(*command, "--id", "ticket")
     assert done.code == 0, done.err
-    assert "'7' comes more than once" in done.err
+    assert "'7' occurs more than once" in done.err
     table = published(cli.folder / "run")
     assert table["custom_id"].to_pylist() == ["7", "8", "7"]
     assert list(map(str, table["ticket"].to_pylist())) == ["7", "8", "7"]

@@ -176,7 +176,7 @@ def test_reused_answers_are_no_evidence(run, detect, here, source, scripted, ans
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--against", "a"], "for --detect D, which is not given"),
+        (["--against", "a"], "give --detect D too"),
         (["--detect", "0"], "--detect"),
         (["--detect", "1"], "--detect"),
         (["--detect", "1%"], "--detect"),

@@ -161,7 +161,7 @@ def test_a_live_run_is_exported_without_its_lock(cli, simulator, jsonl, until):
     assert [line["id"] for line in rows] == [f"batch_req_{n}" for n in range(len(rows))]
     assert len(rows) >= 10
     assert len(rows) % 5 == 0
-    assert "the run goes on" in done.err
+    assert "the run is still live" in done.err
 
 
 def test_nothing_published_is_said(cli, scripted, jsonl):
@@ -213,8 +213,8 @@ REFUSED = [
     (("-o", "missing/out.csv"), "No such file"),
     (("-o", "out.csv", "--errors", "e.jsonl"), "--errors"),
     (("-o", "out.jsonl", "--errors", "./out.jsonl"), "named twice"),
-    (("-o", "-", "--json"), "do not go together"),
-    (("-o", "-", "--format", "parquet"), "do not go together"),
+    (("-o", "-", "--json"), "cannot be combined"),
+    (("-o", "-", "--format", "parquet"), "cannot be combined"),
 ]
 
 

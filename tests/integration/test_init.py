@@ -94,7 +94,7 @@ def test_a_starter_runs_as_it_is_and_is_never_overwritten(cli):
     (cli.folder / "rows.jsonl").unlink()
     again = cli("init")
     assert again.code == 2
-    assert "config.toml exists here; init never writes over a file" in again.err
+    assert "config.toml already exists here; init never overwrites a file" in again.err
     assert (cli.folder / "config.toml").read_text() == "mine"
     assert not (cli.folder / "rows.jsonl").exists()
 
@@ -126,7 +126,7 @@ def test_every_starter_runs_by_the_commands_that_it_prints(cli, kind, rows, fold
     assert len(set(ids)) == 10
     before = (cli.folder / "config.toml").read_bytes()
     again = cli("init", kind)
-    assert again.code == 2 and "never writes over a file" in again.err
+    assert again.code == 2 and "never overwrites a file" in again.err
     assert (cli.folder / "config.toml").read_bytes() == before
 
 

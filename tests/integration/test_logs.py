@@ -170,7 +170,7 @@ def test_levels_of_what_is_shown_anyway(cli, heard, jsonl, level):
         done = cli.run(source, "-o", name, *flags, *more)
         assert done.code == 0
         assert not any(LINE.match(line) for line in done.err.splitlines())
-        assert done.err.count("comes more than once") == 1
+        assert done.err.count("occurs more than once") == 1
 
 
 def test_quiet_keeps_the_file(cli, heard, jsonl):
@@ -180,7 +180,7 @@ def test_quiet_keeps_the_file(cli, heard, jsonl):
     done = cli.run(jsonl(rows), "-o", "run", *flags, "--quiet", "--log-file", "run.log")
     assert done.code == 0 and done.err == ""
     text = (cli.folder / "run.log").read_text("utf-8")
-    assert " WARNING warning: custom_id 'x' comes more than once" in text
+    assert " WARNING warning: custom_id 'x' occurs more than once" in text
     assert "INFO ended: status=complete" in text
     again = cli.run(
         jsonl(rows), "-o", "other", *flags, "--log-file", "w.log", "--log-level", "warning"

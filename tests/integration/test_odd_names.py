@@ -65,7 +65,7 @@ def test_a_whole_life(cli, simulator, named, chat, tmp_path, monkeypatch, suffix
     command = ("run", source, *flags, "--base-url", endpoint.base_url)
     done = cli(*command, "--json", env=LOCALES[locale])
     assert done.code == 1, done.err
-    assert "defect" not in done.err and f"{SHOWN}{suffix}" in done.err
+    assert "bug in batchrun" not in done.err and f"{SHOWN}{suffix}" in done.err
     assert done.json["settings"]["output.dir"].endswith(f"{SHOWN}/out")
     assert json.loads((run / "summary.json").read_bytes()) == done.json
     rows = pa.concat_tables(
@@ -84,7 +84,7 @@ def test_a_whole_life(cli, simulator, named, chat, tmp_path, monkeypatch, suffix
     ):
         plain = cli(*arguments, env=LOCALES[locale])
         assert plain.code == code, plain.err
-        assert "defect" not in plain.err
+        assert "bug in batchrun" not in plain.err
         asked = cli(*arguments, "--json", *(("--force",) * (arguments[0] == "export")),
                     env=LOCALES[locale])  # fmt: skip
         assert asked.code == code and isinstance(asked.json, dict), asked.err

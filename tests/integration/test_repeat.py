@@ -69,7 +69,7 @@ def test_every_row_is_sent_k_times(here, server, jsonl, published, summary, cli)
     assert len(set(table.column("request_hash").to_pylist())) == 30
     assert summary("run")["rows"]["input"] == summary("run")["rows"]["ok"] == 30
     assert summary("run")["settings"]["request.repeat"] == 3
-    assert "comes more than once" not in done.err
+    assert "occurs more than once" not in done.err
     assert cli.verified("run")
     checked = cli("verify", "run", "--against", path, "--json")
     assert checked.code == 0, checked.out

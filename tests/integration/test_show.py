@@ -176,7 +176,7 @@ def test_what_cannot_be_shown_is_said(run, arguments, words):
     code, out, err = _show(run.folder, *arguments)
     assert (code, out) == (2, ""), err
     assert words in err
-    assert "defect" not in err
+    assert "bug in batchrun" not in err
 
 
 def test_without_duckdb_the_install_line_is_given(run, monkeypatch):

@@ -444,7 +444,7 @@ def test_the_command_serves_until_a_signal(number, tmp_path):
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0
     assert out == ""
-    assert err == f"simulator listening on {ready['base_url']} (ctrl-c ends it)\n"
+    assert err == f"simulator listening on {ready['base_url']} (Ctrl-C stops it)\n"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {line["hash"] for line in lines} == {_hash(_ask(str(k))) for k in range(20)}
     assert {line["status"] for line in lines} == {200, 503}

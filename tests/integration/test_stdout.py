@@ -46,9 +46,9 @@ def test_what_cannot_be_printed_is_an_error(cli, into_full, command):
     for more in ((), ("--json",)):
         done = into_full(*command, *more)
         assert done.code == 5
-        assert done.err.count("standard output cannot be written: No space left") == 1
+        assert done.err.count("cannot write to standard output: No space left") == 1
         assert "Traceback" not in done.err and "Exception ignored" not in done.err
-        assert "defect" not in done.err
+        assert "bug in batchrun" not in done.err
     assert cli(*command).code in (0, 1)
 
 
@@ -56,7 +56,7 @@ def test_what_cannot_be_printed_is_an_error(cli, into_full, command):
 def test_help_that_cannot_be_printed(into_full, arguments):
     """Also where the library prints."""
     done = into_full(*arguments)
-    assert done.code == 5 and "cannot be written: No space left" in done.err
+    assert done.code == 5 and "cannot write to standard output: No space left" in done.err
     assert "Traceback" not in done.err
 
 
@@ -71,7 +71,7 @@ def test_a_run_keeps_its_exit_code(cli, into_full, ran):
     """What the run did is done: the summary is in its directory, and the exit code is its own."""
     done = into_full(*ran, "--retry-failed", "--json")
     assert done.code == 1
-    assert "standard output cannot be written" in done.err and "the summary is in run" in done.err
+    assert "cannot write to standard output" in done.err and "the summary is in run" in done.err
     refused = into_full(*ran, "--model", "other", "--json")
     assert refused.code == 2 and "the settings are not those" in refused.err
     cli.verified("run")
@@ -94,7 +94,7 @@ def test_a_closed_stdout_harms_nothing(cli, command, code):
     """Nobody wanted to see it; only an export without a place to go is an error."""
     done = cli(*command, preexec_fn=lambda: os.close(1), stdout=subprocess.DEVNULL)
     assert done.code == code, done.err
-    assert "Traceback" not in done.err and "defect" not in done.err
+    assert "Traceback" not in done.err and "bug in batchrun" not in done.err
 
 
 def test_a_run_with_a_closed_stdout(cli, ran):

@@ -65,7 +65,7 @@ def test_a_good_input_exits_with_0(cli, jsonl):
     done = cli("validate", source, "--model", "m")
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1] == "valid: all 3 rows can be sent"
-    assert "1 custom_id comes more than once, in 3 rows (first 'same', rows 0 and 1)" in done.out
+    assert "1 custom_id occurs more than once, in 3 rows (first 'same', rows 0 and 1)" in done.out
     assert done.err == ""
     assert list(cli.folder.iterdir()) == []
 

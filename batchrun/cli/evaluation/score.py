@@ -58,7 +58,7 @@ def command(
         if found.failed is not None:
             print_message(f"batchrun: {found.failed}")
         if found.exit_code == UNFINISHED:
-            print_message("the run is not finished: its gates are not judged")
+            print_message("the run is not finished, so its gates are not evaluated")
         if as_json:
             print_json(found.summary)
         else:

@@ -158,7 +158,7 @@ FLAGS: tuple[Foreign, ...] = (
     ),
     Foreign(
         "--reuse",
-        "use --reuse DIR (a run directory whose answers are taken)",
+        "use --reuse DIR (a run directory to copy answers from)",
         "cache cache-dir use-cache cache-path no-cache",
     ),
     Foreign(

@@ -51,4 +51,4 @@ def command(folder: str, labels: tuple[str, ...], as_json: bool, as_csv: bool) -
         elif found:
             print_lines(list(runs.lines(found, width=terminal_width(), plain=not takes_blocks())))
         else:
-            print_message(f"there are no runs below {folder}")
+            print_message(f"no runs found in {folder}")

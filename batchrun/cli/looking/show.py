@@ -7,7 +7,7 @@ import click
 from batchrun.cli.console import exit_codes, print_json, print_lines, print_message, terminal_width
 from batchrun.cli.flags.completing import error_classes
 from batchrun.cli.paths import FOLDER
-from batchrun.core.text.wording import verb
+from batchrun.core.text.wording import counted
 from batchrun.errors import UsageError
 
 
@@ -109,6 +109,5 @@ def command(
         elif chosen.more:
             shown = len(chosen.rows)
             print_message(
-                f"more rows match than the {shown} that {verb(shown, 'is', 'are')} shown; -n "
-                f"{2 * shown} shows more"
+                f"{counted(shown, 'row')} shown, and more rows match; -n {2 * shown} shows more"
             )

@@ -35,7 +35,7 @@ class _Port(_Whole):
         """See ``click.ParamType``."""
         text = str(value)
         if not (text.isascii() and text.isdigit()):
-            why = "the directory goes first: batchrun status DIR --serve [PORT]"
+            why = "put the directory first: batchrun status DIR --serve [PORT]"
             self.fail(f"{text!r} is not a port; {why}", param, ctx)
         if int(text) > PORT_MAX:
             self.fail(f"{text} is not a port: it must be at most {PORT_MAX}", param, ctx)

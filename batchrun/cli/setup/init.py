@@ -74,7 +74,7 @@ def _require_free(*names: str) -> None:
     there = [name for name in names if os.path.lexists(name)]
     if there:
         exist = verb(len(there), "exists", "exist")
-        message = f"{' and '.join(there)} {exist} here; init never writes over a file"
+        message = f"{' and '.join(there)} already {exist} here; init never overwrites a file"
         raise UsageError(message)
 
 
@@ -84,7 +84,7 @@ def _write(name: str, text: str) -> None:
         with Path(name).open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except FileExistsError:
-        message = f"{name} exists here; init never writes over a file"
+        message = f"{name} already exists here; init never overwrites a file"
         raise UsageError(message) from None
     except OSError as error:
         message = f"cannot write {name}: {error.strerror}"

@@ -15,7 +15,7 @@ from batchrun.cli.console import exit_codes, print_lines
 def command(what: str) -> None:  # noqa: ARG001 - one schema so far
     """Print the JSON Schema of the config file, for completion and checks in an editor.
 
-    Save it beside the config, and let the first line of the config name it:
+    Save it next to the config, and name it in the first line of the config:
 
     \b
       batchrun schema config > config.schema.json

@@ -190,8 +190,8 @@ def parse(content: bytes, name: str = FOLDER) -> Book:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = (
             f"{name}, the book in which a fleet shares its limits, is damaged: {error}. Stop the "
-            "processes that work on the run, and restore the file from a backup. Without one, "
-            "remove it if the run has no budget: with one, it says what may have been spent"
+            "processes of the run, and restore the file from a backup. Without a backup, remove it "
+            "only if the run has no budget: with a budget, it records what may have been spent"
         )
         raise DamagedError(message, path=name) from error
 

@@ -44,7 +44,7 @@ class Changes:
         ):
             both = [other for other in others if one in given and other in given and other != one]
             if both:
-                message = f"{one} and {both[0]} exclude one another: {reason}"
+                message = f"{one} and {both[0]} exclude each other: {reason}"
                 raise UsageError(message)
 
     def _given(self) -> list[str]:

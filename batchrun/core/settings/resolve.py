@@ -414,7 +414,7 @@ def _check_rows(value: Mapping[str, Any], raw: Raw, limit: int | None) -> None:
         message = f"--limit is {limit}; it must be at least 1"
         raise UsageError(message)
     if value["input.sample"] is None and raw.get("input.sample_seed") is not None:
-        message = "--sample-seed N is the seed of --sample N, which is not given"
+        message = "--sample-seed N requires --sample N"
         raise UsageError(message)
 
 

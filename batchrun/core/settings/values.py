@@ -283,7 +283,7 @@ def check_input(value: Mapping[str, Any]) -> None:
             raise UsageError(message)
         for name, flag in (("from_status", "--from-status"), ("allow_partial", "--allow-partial")):
             if value[f"input.{name}"] not in ("ok", False):
-                message = f"input.{name} ({flag}) belongs to --from DIR, which is not given"
+                message = f"input.{name} ({flag}) requires --from DIR"
                 raise UsageError(message)
         return
     if value["input.files"]:

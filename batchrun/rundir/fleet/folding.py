@@ -110,11 +110,11 @@ def _settle(
         launch = launches.end(launch, refuse)
         published = _fold(launches, launch, plan, store, checkpoint)
     except OSError as error:
-        message = f"cannot put together what the processes in {launch.folder} left: {error}"
+        message = f"cannot put together the results of the processes in {launch.folder}: {error}"
         raise StorageError(message) from error
     left = len(plan.starts) - len(plan.done) - published
     if left:
-        say(f"the processes that worked here ended with {counted(left, 'shard')} not complete")
+        say(f"the processes that worked here left {counted(left, 'shard')} unfinished")
 
 
 def _latest(launch: Launch) -> list[Claim]:
@@ -142,8 +142,8 @@ def _refuse_living(launch: Launch, plan: Plan, shown: str) -> None:
     if at_work:
         names = ", ".join(sorted(lease.worker for lease in at_work)[:3])
         message = (
-            f"{shown} is in use by {counted(len(at_work), 'process', 'processes')} that work on "
-            f"it together ({names}). Wait for them, or stop them"
+            f"{shown} is in use by {counted(len(at_work), 'process', 'processes')} that share "
+            f"the run ({names}). Wait for them, or stop them"
         )
         raise RunLockedError(message, holder=names)
 

@@ -141,13 +141,15 @@ def _require_same(settings: Settings, given: Input, plan: Plan, shown: str) -> N
     if settings.limit != plan.limit:
         found.append(f"--limit: {settings.limit} here, {plan.limit} there")
     if caps_of(settings) != plan.caps:
-        found.append("--max-cost, --max-total-tokens: not those that the processes share")
+        found.append("--max-cost, --max-total-tokens: not the same as in the other processes")
     if found:
         choices = [
-            "start every process with the same command, over the same files",
+            "start every process with the same command and the same files",
             "wait until the others are done, then run this command again",
         ]
-        raise changed(f"the processes that work on {shown} run something else", found, choices)
+        raise changed(
+            f"the processes working on {shown} have other settings or input", found, choices
+        )
 
 
 def commit(worker: Worker, published: Published) -> None:

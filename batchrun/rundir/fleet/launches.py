@@ -656,8 +656,8 @@ def _is_binary(value: object) -> bool:
 
 def _damaged(path: Path, why: str) -> DamagedError:
     message = (
-        f"{path} is damaged: {why}. Restore it from a backup. Without one, move "
-        f"{path.parent.parent} away when no process works on the run, and start it again with "
-        "--repair: published parts are kept, and rows that only that folder has are sent again"
+        f"{path} is damaged: {why}. Restore it from a backup. Without a backup, stop "
+        f"all processes of the run, move {path.parent.parent} away, and start the run again with "
+        "--repair: published parts are kept, and rows found only in that folder are sent again"
     )
     return DamagedError(message, path=str(path))

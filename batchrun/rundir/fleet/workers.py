@@ -111,10 +111,10 @@ class Worker:
     def taken_over(self) -> StorageError:
         """The error of a worker that was thought dead."""
         message = (
-            f"the shards of this process ({self.name}) were taken over by others: it did not "
-            f"renew its lease for {leases.LEASE_S:g} s, as if it had been suspended. It publishes "
-            "nothing more, and no answer that others have is lost. The same command joins them, "
-            "or shows how they ended"
+            f"the shards of this process ({self.name}) were taken over by others, because it did "
+            f"not renew its lease for {leases.LEASE_S:g} s (it may have been suspended). It "
+            "publishes nothing more; the answers that it had saved by then are kept. The same "
+            "command joins the others, or shows how they ended"
         )
         return StorageError(message)
 

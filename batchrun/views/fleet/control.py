@@ -52,7 +52,7 @@ class LiveFleet:
         wanted = Control(1, action, dict(values), at, secrets.token_hex(8))
         made = controls.added(self._store, wanted)
         if made is None:
-            message = f"the processes that worked on {self._launches.shown} have just ended"
+            message = f"the processes working on {self._launches.shown} have just ended"
             raise UsageError(message)
         return self._followed(made.number)
 
@@ -78,7 +78,7 @@ class LiveFleet:
         until_s = time.monotonic() + FOLLOWED_S
         while not (book := self._book()).limits:
             if time.monotonic() > until_s or not looking.lives(self._launches):
-                message = "the processes have not begun to send anything; try again in a moment"
+                message = "the processes have not started sending yet; try again in a moment"
                 raise UsageError(message)
             time.sleep(POLL_S)
         return book

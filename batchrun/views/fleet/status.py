@@ -22,19 +22,19 @@ from batchrun.views.fleet.counts import Counts
 
 KEYS = {
     "shards": (
-        "How many shards there are (`all`), and of those `published` (complete), `claimed` (a "
-        "process works on them, or did when it died) and `free`."
+        "Numbers of shards: `all`, `published` (complete), `claimed` (a process is working on "
+        "them, or was when it died) and `free`."
     ),
     "limits": (
-        "What all processes share: objects of `endpoint`, `kind` (`concurrency`, `rpm`, `tpm`) and "
-        "`total`."
+        "Limits that all processes share: objects of `endpoint`, `kind` (`concurrency`, `rpm`, "
+        "`tpm`) and `total`."
     ),
     "workers": (
         "One object per process: `name`; `host` and `pid`; `state` (`alive`, `dead`, or `left` if "
-        "it ended in order); `silent_s`, seconds since it renewed its lease; the `shards` that it "
-        "has published, and those `claimed` that it has not; `rows`, those of both that are "
-        "durable; `in_flight`; `requests_per_s`; and `shares`, its part of each limit: objects of "
-        "`endpoint`, `kind` and `share`."
+        "it ended cleanly); `silent_s`, seconds since it renewed its lease; `shards`, how many it "
+        "has published; `claimed`, how many it has claimed but not published; `rows`, the durable "
+        "rows of both; `in_flight`; `requests_per_s`; and `shares`, its share of each limit: "
+        "objects of `endpoint`, `kind` and `share`."
     ),
 }
 """What the keys of ``fleet`` in ``status --json`` mean, for the reference."""

@@ -93,6 +93,6 @@ def _tell(fleet: SeenFleet, report: Report) -> None:
         return
     report.found(
         "log_waiting",
-        f"the processes that worked here are gone, and nobody put together what they left: {told}; "
-        "run again",
+        f"the processes that worked here have died, and their results are not put together: "
+        f"{told}; run the same command again",
     )

@@ -49,7 +49,7 @@ def test_a_number_of_workers_that_cannot_be_is_refused(workers):
 
 def test_workers_are_not_a_shard():
     """One of both."""
-    with pytest.raises(UsageError, match="exclude one another"):
+    with pytest.raises(UsageError, match="exclude each other"):
         require(2, shard=True)
 
 

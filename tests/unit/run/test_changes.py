@@ -28,7 +28,7 @@ def test_which_wishes_exclude_one_another(pair):
     """Every pair of flags either goes together or is refused naming both."""
     wishes = {name: WISHES[name] for name in pair}
     if frozenset(pair) in EXCLUDED:
-        with pytest.raises(UsageError, match="exclude one another"):
+        with pytest.raises(UsageError, match="exclude each other"):
             Changes(**wishes)
     else:
         Changes(**wishes)
