@@ -281,6 +281,13 @@ def make_folder(folder: Path, *, private: bool = False) -> None:
     for made in reversed(missing):
         with contextlib.suppress(FileExistsError):  # somebody else was quicker
             disk.make_folder(made, PRIVATE_FOLDER if private and made == folder else 0o777)
-    folder.mkdir(parents=True, exist_ok=True)  # raises where it is a file
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            break
+        except FileExistsError:
+            if os.path.lexists(folder):  # as a file
+                raise
+            # Another process moved it away at this moment: --restart does.
     for made in missing:
         sync_folder(made.parent)

@@ -254,7 +254,6 @@ class ObjectStore:
         """Copy an object to another name, within the store."""
         paths = self._path(source), self._path(target)
         self._tried("copy", source, lambda: self._system.copy_file(*paths))
-        files.reached("object.copied", self.drafts / target)
 
     def remove(self, names: Sequence[str]) -> None:
         """Delete objects; the owner's mark comes last, so that nobody takes what is left of a

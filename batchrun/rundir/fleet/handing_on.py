@@ -140,7 +140,6 @@ class SharedLock:
         if theirs[STATE] and not (self.checkpoint / STATES).exists():
             message = f"{self.bucket.where(HANDED_ON)}/{theirs[STATE]} has no {STATES}"
             raise StorageError(message)
-        files.reached("state.fetched", self.checkpoint)
         content = (self.checkpoint / OWNER).read_bytes()
         if not self.bucket.replace(OWNER, content, found):
             raise self._taken()
@@ -210,7 +209,6 @@ class SharedLock:
                 source = copied if copied is not None and path.name == STATES else path
                 self.bucket.write(f"{HANDED_ON}/{name}/{path.name}", source)
             digest = self._digest_of(copied)
-        files.reached("state.handed", self.checkpoint)
         self._set_state(name, first_here=True)
         self._digest = digest
         mine = f"{HANDED_ON}/{name}/"
