@@ -151,7 +151,7 @@ def test_a_fleet_that_died_is_told_apart_and_looked_at(fleet, cli, live, summary
     assert pq.read_table(cli.folder / "part.parquet").num_rows == ok
     checked = verify.check(str(run))
     assert set(checked.kinds) == {"log_waiting"}, checked.problems
-    assert "run again" in checked.problems[0]
+    assert "run the same command again" in checked.problems[0]
     part = min((run / "results").glob("part-*"))
     staged = part.with_name(f".{part.name}.000001.0000-abc.staged")
     part.rename(staged)

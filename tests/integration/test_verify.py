@@ -524,7 +524,7 @@ DAMAGES = {
         lambda r: r.summary(lambda s: s["outputs"].update(truncated=3)), "summary",
         "counts outputs"),
     "the summary's times": (
-        lambda r: r.summary(lambda s: s.update(ended_at="soon")), "summary", "no time"),
+        lambda r: r.summary(lambda s: s.update(ended_at="soon")), "summary", "not a time"),
     "the exit code": (
         lambda r: r.summary(lambda s: s.update(exit_code=0)), "summary_status", "exit code 0"),
     "the status": (
