@@ -638,18 +638,18 @@ class Store:
         return [o["Key"] for o in found if not o["Key"].endswith("/")]
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory):
-    """The address of a real S3 server, a process of its own on the loopback interface."""
-    pytest.importorskip("moto")
+@contextlib.contextmanager
+def s3_at(folder, command):
+    """The address of an S3 server while it serves: a process started by the words that
+    ``command`` makes of a port. What it says goes into a log in ``folder``.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("s3") / "log"
-    address = f"http://127.0.0.1:{port}"
+    log, address = folder / "log", f"http://127.0.0.1:{port}"
     with log.open("wb") as out:
         server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [sys.executable, *command(port)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -669,6 +669,18 @@ def s3_server(tmp_path_factory):
     finally:
         server.terminate()
         server.wait(20)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """The address of a real S3 server, a process of its own on the loopback interface."""
+    pytest.importorskip("moto")
+
+    def command(port):
+        return ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+
+    with s3_at(tmp_path_factory.mktemp("s3"), command) as address:
+        yield address
 
 
 @pytest.fixture

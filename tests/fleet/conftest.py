@@ -1,16 +1,12 @@
 """Real processes that do one run together."""
 
-import contextlib
 import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
 import uuid
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import PATIENCE_S, ROOT
+from tests.conftest import PATIENCE_S, ROOT, s3_at
 from tests.harness import kill_table
 
 OWN_COLUMNS = {
@@ -187,34 +183,10 @@ def shared_server(tmp_path_factory):
     """
     pytest.importorskip("moto")
     pytest.importorskip("obstore")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("s3")
-    address, faults_path = f"http://127.0.0.1:{port}", folder / "faults.json"
-    harness = str(ROOT / "tests" / "harness" / "s3_server.py")
-    with (folder / "log").open("wb") as out:
-        server = subprocess.Popen(
-            [sys.executable, harness, str(port), str(faults_path)],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-        )
-    try:
-        deadline_s = time.monotonic() + 60
-        while True:
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"{address}/moto-api/", timeout=5),  # noqa: S310 - ours
-            ):
-                break
-            assert server.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline_s, (folder / "log").read_text()
-            time.sleep(0.05)
+    faults_path, harness = folder / "faults.json", ROOT / "tests" / "harness" / "s3_server.py"
+    with s3_at(folder, lambda port: [str(harness), str(port), str(faults_path)]) as address:
         yield address, faults_path
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 @pytest.fixture

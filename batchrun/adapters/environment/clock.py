@@ -13,7 +13,7 @@ from batchrun.core.run.suspension import Pulse
 BEAT_S = 0.5
 
 real_s = platform.real_s
-"""Seconds by a clock that is never set, and goes on while the machine sleeps."""
+"""Seconds by a clock that nobody can set and that keeps running while the machine sleeps."""
 
 
 class LoopClock:

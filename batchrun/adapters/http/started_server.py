@@ -1,4 +1,4 @@
-"""The way to a server that batchrun itself started, whose end is no outage: nobody restarts it."""
+"""Requests to a server that batchrun started itself: if it dies, nobody restarts it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The process of ``--provider local``: llama.cpp's server with the model out of a wheel.
 
 ``python -P -m batchrun.adapters.local_model.llama_process``, started by ``server``. Its first line
-of output is its address. It ends when its standard input does, and by nothing else: whoever stops
-the run by a signal to all of its processes must not take the server away from requests in flight.
+of output is its address. It ends when its standard input closes, and ignores signals: one that
+stops all processes of the run must not take the server away from requests in flight.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     """Serve until standard input ends."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    # It waits beside the loading of the model, too: the run may end meanwhile.
+    # It also watches while the model loads, because the run may end meanwhile.
     ending = threading.Thread(target=_end_with_input, daemon=True)
     ending.start()
     llama = importlib.import_module("xllamacpp")

@@ -101,7 +101,7 @@ class LocalServer:
         return self._process.pid
 
     def failure(self) -> LocalServerError | None:
-        """Why the server ended; None if it goes on running for ``ENDING_S``, which this waits."""
+        """Why the server ended; None if it is still running after a wait of ``ENDING_S``."""
         try:
             code = self._process.wait(ENDING_S)
         except subprocess.TimeoutExpired:

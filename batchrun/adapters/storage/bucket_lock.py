@@ -30,9 +30,9 @@ class BucketLock:
         machine: str,
         monotonic_s: Callable[[], float],
     ) -> None:
-        """``holder`` tells people who holds it. ``machine`` is a place that only one process can be
-        at, so the same one in the lock is that of a process that died. ``monotonic_s`` tells how
-        much time has passed, also while the machine sleeps.
+        """``holder`` tells people who holds it. Only one process at a time can be at ``machine``,
+        so a lock that names the same one belongs to a process that died. ``monotonic_s`` counts
+        the time that the machine sleeps, too.
         """
         self._bucket = bucket
         self._name = name
