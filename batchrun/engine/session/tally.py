@@ -48,8 +48,8 @@ class Tally:
     resumed_errors: Counter[str] = field(default_factory=Counter)
     """Those of earlier sessions."""
     first_failed: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """By error class the row that failed with it first, and what was said; earlier sessions'
-    included.
+    """By error class the first row of the input that failed with it, and what was said; earlier
+    sessions' included. Not the first in time: several processes then name the row that one would.
     """
     truncated: int = 0
     """Of ``ok``, rows whose answer a token limit cut off."""
@@ -72,8 +72,10 @@ class Tally:
             if outcome.failure is not None:
                 failure = outcome.failure
                 self.errors[failure.error_class] += 1
-                said = failure.message or failure.code or ""
-                self.first_failed.setdefault(failure.error_class, (outcome.row, said))
+                known = self.first_failed.get(failure.error_class)
+                if known is None or outcome.row < known[0]:
+                    said = failure.message or failure.code or ""
+                    self.first_failed[failure.error_class] = (outcome.row, said)
             return
         self.ok += 1
         if not is_ordinary(completion):

@@ -6,7 +6,7 @@ import pytest
 
 from batchrun.core.reply.answer import is_empty, is_truncated
 from batchrun.engine.session.tally import Tally
-from batchrun.records import NO_USAGE, Choice, Completion, Outcome
+from batchrun.records import NO_USAGE, Choice, Completion, Failure, Outcome
 
 REASONS = ("stop", "length", "max_tokens", "tool_calls", None, "STOP")
 CONTENTS = ("answer", "", None, " \n", " answer", "\u3000")
@@ -39,3 +39,12 @@ def test_failures_of_earlier_sessions_count():
     tally.resumed_errors.update({"timeout": 2, "auth": 1})
     tally.errors.update({"auth": 4})
     assert list(tally.failed_by_class.items()) == [("auth", 5), ("timeout", 2)]
+
+
+def test_the_example_of_a_failure_is_the_first_row():
+    """In whatever order rows end: several processes then show the row that one process would."""
+    tally = Tally()
+    for row in (1029, 77, 500):
+        failure = Failure("invalid_row", None, f"row {row}")
+        tally.finished(Outcome(row, None, None, failure, 1, None, None, None))
+    assert tally.first_failed == {"invalid_row": (77, "row 77")}
