@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchrun.adapters.columns import schema as part_schema
-from batchrun.adapters.journal.flight_log import FlightLog, read_notes
+from batchrun.adapters.journal.flight_log import FLIGHTS, FlightLog, read_notes
 from batchrun.adapters.journal.journal import STATES, Journal
-from batchrun.adapters.journal.shard_log import BLOCK
+from batchrun.adapters.journal.shard_log import BLOCK, TURN
 from batchrun.adapters.parts.part_check import COLUMNS, CURRENT, Looked, look_at_parts
 from batchrun.adapters.parts.sealer import Parts, PartsOf, publish
 from batchrun.adapters.sources import columns_notice, opening
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from batchrun.rundir.repair import Repair
 
 _LOG = logging.getLogger("batchrun.run")
-FLIGHTS, STATUS = "inflight", "status.json"
+STATUS = "status.json"
 Taken = Callable[[Held], Callable[[], None]]
 _OF_THE_RUN_BEFORE = (compare.RESENDING, LABELS, SOURCE, "controls")
 """What the state file may say of a run that sent nothing and whose place another one takes. What is
@@ -381,21 +381,31 @@ def _go_on(
     parts_of: PartsOf,
     require: Callable[[pa.Schema], None],
 ) -> tuple[Input, Compared]:
-    """Go on with a run that was begun before; begin it again with other settings or another input
-    where it has sent nothing, as after a start that was refused. Returns its input, which for a
-    sample has the rows that the run was begun with. Raises ``RunChangedError``.
+    """Go on with a run that was begun before. Other settings or another input are taken where no
+    row is done yet; where nothing was even sent, as after a start that was refused, the run begins
+    again with them. Returns its input, which for a sample has the rows that the run was begun with.
+    Raises ``RunChangedError``.
     """
     drawn = journal.states.get("sample")
     given = asked.with_sample(drawn) if isinstance(drawn, bytes) else asked
     worded = as_begun(build, journal.states.get("wording"))
-    compared = compare.Comparison(store, journal, settings, given, changes, worded, say, parts_of)
+
+    def compared(allowed: Changes) -> Compared:
+        return compare.Comparison(
+            store, journal, settings, given, allowed, worded, say, parts_of
+        ).go_on()
+
     try:
-        return given, compared.go_on()
+        return given, compared(changes)
     except RunChangedError:
-        # All rows of a pipe cannot be had where it was read for a sample.
-        read_once = given.spool is not None and settings.sample is None
-        if read_once or not _is_unsent(store, journal):
-            raise
+        if not _is_unsent(store, journal):
+            if changes != Changes() or _has_answers(parts_of, store, journal):
+                raise
+            found = compared(Changes(keep_done=True))
+            say(f"no row of {store.where()} is done, so all are sent with these settings")
+            return given, found
+        if given.spool is not None and settings.sample is None:
+            raise  # a pipe was read for a sample: its other rows are gone
     given = asked if settings.sample is None else _sampled(given, settings)
     journal.drop_idle()
     begun = Compared(_begin(journal, settings, given, require), grown=False)
@@ -419,6 +429,15 @@ def _is_unsent(store: Store, journal: Journal) -> bool:
         and not read_notes(journal.folder / FLIGHTS)
         and not any(part_names(store, kind) for kind in PART_KINDS)
     )
+
+
+def _has_answers(parts_of: PartsOf, store: Store, journal: Journal) -> bool:
+    """Whether a row has an outcome, or a conversation an answered turn."""
+    if any(place.kind == TURN for log in journal.logs.values() for place in log.places):
+        return True
+    parts = parts_of(store, journal, compare.recorded_carry(journal).schema)
+    ok, errors = resend.count_done(parts, journal)
+    return bool(ok or errors)
 
 
 def _repair(store: Store, checkpoint: Path, say: Callable[[str], None]) -> Repair:

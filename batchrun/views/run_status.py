@@ -26,8 +26,9 @@ WORKER_STATES = ("alive", "dead", "left")
 def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
     """What can be known of a run directory.
 
-    ``state`` is ``running``, ``killed`` (it left no exit record; the same command resumes) or the
-    summary's status; ``fleet`` is there while several processes work on it, or died
+    ``state`` is ``running``, ``unsent`` (a start ended before its first request), ``killed`` (it
+    left no exit record; the same command resumes) or the summary's status; ``fleet`` is there while
+    several processes work on it, or died
     (``fleet.status.KEYS``); ``errors`` counts failed rows by class, ``examples`` has one of each:
     an object of ``row`` and ``message``. Raises ``UsageError`` for what is not a run directory.
     """
@@ -60,6 +61,8 @@ def _found(folder: str, checkpoint: str | None) -> dict[str, Any]:
         raise UsageError(message)
     if look.live:
         return {"state": "running", "live": live}
+    if summary is None and live is None and inspect.is_unsent(look):
+        return {"state": "unsent", "live": None}
     # Both were written by the run's own clock; a store's modification times are another's.
     since = "" if live is None else live.get("updated_at", "")
     if summary is None or since > summary.get("ended_at", ""):
@@ -84,6 +87,12 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     if "summary" in found:
         resume = f"the same batchrun run command (-o {shell_word(format_address(folder))})"
         return ending.lines(found["summary"], folder, resume=resume, checkpoint=checkpoint)
+    if found["state"] == "unsent":
+        where = shell_word(format_address(folder))
+        return [
+            "nothing was sent yet: the last start ended before its first request",
+            f"next: the batchrun run command again (-o {where}), corrected if it was refused",
+        ]
     live, out = found["live"], _head(found)
     if live is None:
         return out
