@@ -17,7 +17,7 @@ from batchrun.errors import UsageError
 from batchrun.rundir import inspect
 from batchrun.rundir.open_run import STATUS
 from batchrun.views import ending, failures, funds, limits, windows
-from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
+from batchrun.views.text import BOUND, HEALTH, duration, in_flight, rate, safe, share
 
 WORKER_STATES = ("alive", "dead", "left")
 """How the processes of a fleet may be (``fleet.status.KEYS``)."""
@@ -157,11 +157,12 @@ def _numbers(live: dict[str, Any], *, dead: bool) -> list[str]:
     if dead:
         sent = f"{counted(live['requests'], 'request')} sent"
         return [*out, f"{sent}, retried {live['retries']:,}, throttled {live['throttled']:,}"]
+    at_server = in_flight(live["in_flight"], live.get("waiting", 0), live.get("waiting_for"))
     return [
         *out,
         (
             f"{rate(live['requests_per_s'])} requests, {rate(live['tokens_per_s'])} tokens, "
-            f"in flight {live['in_flight']}, retried {live['retries']:,}, "
+            f"{at_server}, retried {live['retries']:,}, "
             f"throttled {live['throttled']:,}, ETA {duration(live['eta_s'])}"
         ),
     ]
