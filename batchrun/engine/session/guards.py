@@ -39,6 +39,9 @@ class Stop:
     """Whether requests in flight get all the time they need, rather than the grace."""
     cause: Cause | None = None
     """The failure behind it, if a failure stopped the run."""
+    needs: int | None = None
+    """What the next request may use at most, of a budget that has no room for it: picodollars or
+    tokens."""
 
     @property
     def is_signal(self) -> bool:
