@@ -41,9 +41,11 @@ def advice_on(
     if stop is not None and stop.by in next_steps.GUARDS:
         told = next_steps.GUARDS[stop.by]
         fix = _of_budget(stop, summary)
-        if fix is None:
-            return Advice((f"to fix: {told}",), arguments)
-        return Advice((f"to fix: {told}; {fix.text}",), with_fix(arguments, fix))
+        told = told if fix is None else f"{told}; {fix.text}"
+        fix = fix or _NO_FIX
+        if summary["rows"]["pending"] == 0:  # the rows that failed are all that is left
+            fix = _kept(summary, fix)
+        return Advice((f"to fix: {told}",), with_fix(arguments, fix))
     answered = summary["rows"]["ok"] > 0
     cause = None if stop is None else stop.cause
     if cause is None and not answered:
