@@ -324,8 +324,8 @@ class _Process:
             if isinstance(session, Result):
                 return session
             opened = session.directory
-            nothing_to_do = opened.is_finished and changes == Changes()
-            if not nothing_to_do:
+            over = opened.is_finished or (opened.is_complete and not opened.touched)
+            if not over or changes != Changes():
                 return self._launched_on(session, changes)
         # A fleet did everything and was folded, but nobody has summed the run up since.
         return self._summed_up(None)
