@@ -225,17 +225,16 @@ def open_run(
         _finish_renumbering(store, journal, say)
         begun = journal.states.get("settings") is not None
         if begun:
-            given, found = _go_on(
-                store, journal, settings, given, changes, build, say, parts_of, require
-            )
+            given, again = go_on(store, journal, settings, given, changes, build, say, parts_of)
+            found = again or _begin_again(journal, settings, given, require)
         elif repair is not None and _is_begun(store, checkpoint):
             from batchrun.rundir.repair_state import Rebuilding
 
-            given = _sampled(given, settings)
+            given = sampled(given, settings)
             found = Rebuilding(store, journal, settings, given, changes, build, repair, say).run()
         else:
             refuse_unknown_parts(store, checkpoint)
-            given = _sampled(given, settings)
+            given = sampled(given, settings)
             found = Compared(_begin(journal, settings, given, require), grown=False)
         build = as_begun(build, journal.states.get("wording"))
         reader = _reader(given, found.carry, journal, changes)
@@ -370,7 +369,7 @@ def input_of(settings: Settings, changes: Changes) -> Input:
     return given
 
 
-def _go_on(
+def go_on(
     store: Store,
     journal: Journal,
     settings: Settings,
@@ -378,13 +377,14 @@ def _go_on(
     changes: Changes,
     build: Build,
     say: Callable[[str], None],
-    parts_of: PartsOf,
-    require: Callable[[pa.Schema], None],
-) -> tuple[Input, Compared]:
-    """Go on with a run that was begun before. Other settings or another input are taken where no
-    row is done yet; where nothing was even sent, as after a start that was refused, the run begins
-    again with them. Returns its input, which for a sample has the rows that the run was begun with.
-    Raises ``RunChangedError``.
+    parts_of: PartsOf = Parts,
+) -> tuple[Input, Compared | None]:
+    """Compare a run that was begun before with the settings and the input of the present one. Other
+    ones are taken where no row is done yet.
+
+    Returns the input, which for a sample has the rows that the run was begun with; and how the run
+    goes on, None if it begins again since nothing was ever sent: its input is that of the present
+    run then. Raises ``RunChangedError``.
     """
     drawn = journal.states.get("sample")
     given = asked.with_sample(drawn) if isinstance(drawn, bytes) else asked
@@ -406,14 +406,19 @@ def _go_on(
             return given, found
         if given.spool is not None and settings.sample is None:
             raise  # a pipe was read for a sample: its other rows are gone
-    given = asked if settings.sample is None else _sampled(given, settings)
-    journal.drop_idle()
-    begun = Compared(_begin(journal, settings, given, require), grown=False)
     say(f"{store.where()} was begun with other settings, but nothing was sent: it starts anew")
-    return given, begun
+    return (asked if settings.sample is None else sampled(given, settings)), None
 
 
-def _sampled(given: Input, settings: Settings) -> Input:
+def _begin_again(
+    journal: Journal, settings: Settings, given: Input, require: Callable[[pa.Schema], None]
+) -> Compared:
+    """Begin a run in the place of one that sent nothing."""
+    journal.drop_idle()
+    return Compared(_begin(journal, settings, given, require), grown=False)
+
+
+def sampled(given: Input, settings: Settings) -> Input:
     """The sample of the input that a run begins with, where it is over one."""
     if settings.sample is None:
         return given

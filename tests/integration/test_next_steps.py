@@ -271,7 +271,6 @@ def test_a_cap_is_rounded_up_to_two_digits(charged, needs, projected, pending, c
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--deadline", "0.2", "--rpm", "60"), "--deadline counts from every start anew"),
         (("--max-failures", "2"), "--max-failures, which counts from every start anew"),
         (("--max-truncated", "5%"), "--max-tokens N --keep-done --retry-class truncated"),
     ],

@@ -163,3 +163,15 @@ def test_a_wrong_score_or_metric_is_corrected_in_place(cli, jsonl, simulator, se
     assert done.code == 2, done.err
     config.write_text("", "utf-8")
     settled(cli, *place, "--model", "n", "--shard-rows", 2, *QUICK)
+
+
+def test_a_dry_run_agrees_and_changes_nothing(cli, refused):
+    """What would start is not refused by ``--dry-run``, which leaves the directory as it is."""
+    rows, place, _ = refused
+    path = cli.folder / "run/checkpoint/journal.db"
+    before = path.read_bytes()
+    for more in ((), ("--sample", 3), ("--carry", "none", "--shard-rows", 5)):
+        done = cli("run", rows, *place, "--model", "m", *more, "--dry-run")
+        assert done.code == 0, done.err
+    assert path.read_bytes() == before
+    assert cli("status", "run", "--json").json["state"] == "unsent"

@@ -44,7 +44,6 @@ GUARDS: Mapping[str, str] = {
     "max_cost": "raise --max-cost, which counts over all sessions of the run",
     "max_total_tokens": "raise --max-total-tokens, which counts over all sessions of the run",
     "min_free_disk": "make room on the disk, or lower --min-free-disk",
-    "deadline": "nothing is wrong: --deadline counts from every start anew",
     "max_failures": (
         "correct what made rows fail, or raise --max-failures, which counts from every start anew"
     ),

@@ -78,7 +78,10 @@ class StopSwitch:
         """
         if deadline_s is None:
             return
-        reason = Stop("deadline", f"the deadline of {deadline_s:g} s is over (--deadline)")
+        reason = Stop(
+            "deadline",
+            f"the deadline of {deadline_s:g} s, from this start on, is over (--deadline)",
+        )
         due_s = clock.now_s() + max(0.0, deadline_s - elapsed_s)
         loop = asyncio.get_running_loop()
 
