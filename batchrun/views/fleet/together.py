@@ -41,7 +41,7 @@ def together(
     living = found if alive is None else {name: found[name] for name in alive if name in found}
     running = [status for status in living.values() if not status["last"]]
     sums = {name: sum(status[name] for status in statuses) for name in _SUMS}
-    now = {name: sum(status[name] for status in running) or 0 for name in _NOW}
+    now = {name: sum(status.get(name, 0) for status in running) for name in _NOW}
     inputs = [status["rows_input"] for status in statuses if status["rows_input"] is not None]
     rows = max(inputs, default=None)
     sums["ok"], sums["error"] = sums["ok"] + before[0], sums["error"] + before[1]
@@ -57,7 +57,7 @@ def together(
         resumed=sum(before),
         eta_s=eta_s(left, running),
         bound_by=_most_common(status["bound_by"] for status in running),
-        waiting_for=_most_common(status["waiting_for"] for status in running),
+        waiting_for=_most_common(status.get("waiting_for") for status in running),
         cost_usd=_sum(status["cost_usd"] for status in statuses),
         wasted_cost_usd=_sum(status["wasted_cost_usd"] for status in statuses),
         money=_money(statuses, running, sums["ok"]),
@@ -152,7 +152,7 @@ def _endpoint(name: str, found: Sequence[Status], *, now: bool) -> EndpointSnaps
         limits=next((one["limits"] for one in found if one["limits"]), []),
         window=_window([one["window"] for one in found if one.get("window")]),
         **{key: sum(one[key] for one in found) for key in counters},
-        **{key: sum(one[key] for one in found) if now else 0 for key in rates},
+        **{key: sum(one.get(key, 0) for one in found) if now else 0 for key in rates},
     )
 
 
