@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from batchrun.core.cost.money import usd
 from batchrun.core.text.legible import shell_word
-from batchrun.core.verdict.next_steps import Fix
 
 if TYPE_CHECKING:
     from batchrun.adapters.http.access import Access
     from batchrun.core.settings.resolve import Settings
+    from batchrun.core.verdict.next_steps import Fix
     from batchrun.engine.session.guards import Cause, Stop
-
-_NO_FIX = Fix("")
 
 
 class Advice(NamedTuple):
@@ -42,7 +39,7 @@ def advice_on(
         told = next_steps.GUARDS[stop.by]
         fix = _of_budget(stop, summary)
         told = told if fix is None else f"{told}; {fix.text}"
-        fix = fix or _NO_FIX
+        fix = fix or next_steps.NO_FIX
         if summary["rows"]["pending"] == 0:  # the rows that failed are all that is left
             fix = _kept(summary, fix)
         return Advice((f"to fix: {told}",), with_fix(arguments, fix))
@@ -61,7 +58,7 @@ def advice_on(
         found = _looked_up(cause, settings, environment)
     if found is None:
         if cause.error_class == "invalid_request":  # it may well be the rows
-            return Advice((), with_fix(arguments, _kept(summary, _NO_FIX)))
+            return Advice((), with_fix(arguments, _kept(summary, next_steps.NO_FIX)))
         found = next_steps.Fix("correct the setting that the message names")
     lines = [f"to fix: {found.text}"]
     if known is None:
@@ -82,6 +79,7 @@ def _of_budget(stop: Stop, summary: Mapping[str, Any]) -> Fix | None:
     """A cap that is enough for the pending rows, for a run that its budget stopped; None for one
     that something else did, or of which nobody knows what its rows need.
     """
+    from batchrun.core.cost.money import usd
     from batchrun.core.verdict import next_steps
 
     if stop.needs is None:

@@ -406,7 +406,8 @@ def go_on(
             return given, found
         if given.spool is not None and settings.sample is None:
             raise  # a pipe was read for a sample: its other rows are gone
-    say(f"{store.where()} was begun with other settings, but nothing was sent: it starts anew")
+    what = "other settings or another input"
+    say(f"{store.where()} was begun with {what}, but nothing was sent: it starts anew")
     return (asked if settings.sample is None else sampled(given, settings)), None
 
 

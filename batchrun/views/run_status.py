@@ -13,6 +13,7 @@ from batchrun.core.cost.money import format_cost
 from batchrun.core.settings.addresses import format_address, is_remote
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted
+from batchrun.core.verdict import next_steps
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect
 from batchrun.rundir.open_run import STATUS
@@ -86,7 +87,10 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     """The same for people."""
     if "summary" in found:
         resume = f"the same batchrun run command (-o {shell_word(format_address(folder))})"
-        return ending.lines(found["summary"], folder, resume=resume, checkpoint=checkpoint)
+        summary = found["summary"]
+        guard = next_steps.GUARDS.get(summary["stopped_by"]) if summary["rows"]["pending"] else None
+        fix = () if guard is None else (f"to fix: {guard}",)
+        return ending.lines(summary, folder, resume=resume, checkpoint=checkpoint, fix=fix)
     if found["state"] == "unsent":
         where = shell_word(format_address(folder))
         return [

@@ -244,6 +244,7 @@ def test_the_next_command_has_a_budget_that_is_enough(cli, jsonl, flag, cap):
     assert done.code == 3, done.err
     command = shlex.split(ending(done)["then, to resume"])
     assert command[command.index(flag) + 1] in ending(done)["to fix"]
+    assert f"to fix: raise {flag}" in cli("status", "out").out
     done = cli(*command[1:])
     assert done.code == 0, done.err
     assert "40 of 40 rows ok" in done.err

@@ -28,6 +28,8 @@ class Fix(NamedTuple):
     dropped: Mapping[str, str | None] = {}
 
 
+NO_FIX = Fix("")
+"""Nothing is known that would have to be changed."""
 SETTINGS_TO_BLAME = frozenset({"auth", "forbidden", "not_found", "config"})
 """Classes that stop a run at once and come again until a setting is changed."""
 OF_THE_SETTINGS = frozenset(
