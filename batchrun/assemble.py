@@ -51,7 +51,7 @@ from batchrun.engine.row_order import AHEAD_ROWS, Lengths
 from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.tally import Tally
-from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError
+from batchrun.errors import BatchrunError, InputLostError, RowError, StorageError, UsageError
 from batchrun.machinery import REAL, EndpointAccess, Machinery
 from batchrun.ports import Answers, Journal, Observer, Publisher, Source
 from batchrun.records import Request, Row
@@ -294,7 +294,10 @@ def _judging(
     from batchrun.rundir.judges.end_of_run import Judging
 
     for one in judges:
-        machinery.accesses(one.settings.endpoints, environment)
+        try:
+            machinery.accesses(one.settings.endpoints, environment)
+        except UsageError as error:
+            raise prepare.fault_of(one.judge, error) from None
         prepare.require_other(one, [settings.one_model])
         prepare.require_messages(one, settings, once=once)
         if settings.max_cost_pd is not None:

@@ -146,7 +146,12 @@ class Gate(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Number of permits held."""
+        """Number of permits held, by exchanges that were sent and by ``waiting`` ones."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Exchanges that have a permit and may not be sent yet: ``bound_by`` says what for."""
         ...
 
     @property

@@ -36,8 +36,10 @@ _EXAMPLES = (
 _REQUEST = ("request.model", "request.params", "request.stream")
 _ASKED = [
     setting
-    for setting in setting_table.TABLE
-    if setting.name in _REQUEST or (setting.section == "endpoint" and setting.name not in LIMITS)
+    for setting in setting_table.FLAGGED
+    if setting.name in _REQUEST
+    or setting in setting_table.SHORT
+    or (setting.section == "endpoint" and setting.name not in LIMITS)
 ]
 
 

@@ -42,7 +42,7 @@ _EXAMPLES = (
     "batchrun estimate rows.jsonl --model gpt-4.1-mini --model gpt-4.1",
     "batchrun estimate -c config.toml --pilot 100 -o pilot",
 )
-_OTHERS = [setting for setting in setting_table.TABLE if setting.name != "request.model"]
+_OTHERS = [setting for setting in setting_table.FLAGGED if setting.name != "request.model"]
 
 
 @click.command("estimate", cls=Grouped, examples=_EXAMPLES)

@@ -272,6 +272,10 @@ def command(
     come from a config file; docs/reference.md lists its keys.
     """
     with unblocked(), exit_codes(as_json=as_json), interrupts():
+        if shard is not None:
+            from batchrun.fleet import parent
+
+            parent.stop_without_it()
         if no_wait and shard is None and workers is None:
             message = "--no-wait is for one of several processes: give --shard or --workers too"
             raise UsageError(message)

@@ -36,7 +36,13 @@ def advice_on(
     from batchrun.core.verdict import next_steps
 
     if stop is not None and stop.by in next_steps.GUARDS:
-        return Advice((f"to fix: {next_steps.GUARDS[stop.by]}",), arguments)
+        told = next_steps.GUARDS[stop.by]
+        fix = _of_budget(stop, summary)
+        told = told if fix is None else f"{told}; {fix.text}"
+        fix = fix or next_steps.NO_FIX
+        if summary["rows"]["pending"] == 0:  # the rows that failed are all that is left
+            fix = _kept(summary, fix)
+        return Advice((f"to fix: {told}",), with_fix(arguments, fix))
     answered = summary["rows"]["ok"] > 0
     cause = None if stop is None else stop.cause
     if cause is None and not answered:
@@ -52,14 +58,48 @@ def advice_on(
         found = _looked_up(cause, settings, environment)
     if found is None:
         if cause.error_class == "invalid_request":  # it may well be the rows
-            return Advice((), arguments)
+            return Advice((), with_fix(arguments, _kept(summary, next_steps.NO_FIX)))
         found = next_steps.Fix("correct the setting that the message names")
     lines = [f"to fix: {found.text}"]
     if known is None:
         lines.append(f"to check: {_doctor(with_fix(arguments, found))}")
-    if summary["rows"]["error"]:
-        found = found._replace(flags={**found.flags, "--retry-failed": None})
-    return Advice(tuple(lines), with_fix(arguments, found))
+    return Advice(tuple(lines), with_fix(arguments, _kept(summary, found)))
+
+
+def _kept(summary: Mapping[str, Any], fix: Fix) -> Fix:
+    """The fix for a run that has failed rows: they are sent again, and the command is not refused
+    where the correction changes the requests.
+    """
+    if not summary["rows"]["error"]:
+        return fix
+    return fix._replace(flags={**fix.flags, "--keep-done": None, "--retry-failed": None})
+
+
+def _of_budget(stop: Stop, summary: Mapping[str, Any]) -> Fix | None:
+    """A cap that is enough for the pending rows, for a run that its budget stopped; None for one
+    that something else did, or of which nobody knows what its rows need.
+    """
+    from batchrun.core.cost.money import usd
+    from batchrun.core.verdict import next_steps
+
+    if stop.needs is None:
+        return None
+    rows, totals, budget = summary["rows"], summary["totals"], summary["budget"]
+    pending, done = rows["pending"], rows["ok"] + rows["error"]
+    if stop.by == "max_cost":
+        charged, needs = budget["charged_usd"], usd(stop.needs)
+        ahead = summary["projected"].get("pending_cost_usd")
+        high = summary["projected"].get("high_usd")
+        if ahead is not None:
+            cost = summary["projected"]["cost_usd"] - ahead
+            ahead = ahead * next_steps.ROOM if high is None else high - cost
+    else:
+        charged, needs = budget["charged_tokens"], float(stop.needs)
+        known = done and pending is not None
+        ahead = totals["total_tokens"] / done * pending * next_steps.ROOM if known else None
+    flag = f"--{stop.by.replace('_', '-')}"
+    cap = next_steps.enough(charged, needs, ahead, pending)
+    return next_steps.Fix(f"{flag} {cap} should be enough for all rows", {flag: cap})
 
 
 def _of_all_rows(summary: Mapping[str, Any]) -> Cause | None:

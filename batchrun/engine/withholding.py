@@ -76,8 +76,9 @@ class Withholding:
             GUARD,
             f"{count} rows in a row failed and none was answered in between, the last one with "
             f"{decision.error_class}{status}: {decision.verdict.message.rstrip('.')}. These rows "
-            "stay pending: correct the cause, and the same command sends them again. If the rows "
-            "themselves are bad, --no-repeated-failure continues past them",
+            "stay pending: correct the cause, and the same command sends them again (with "
+            "--keep-done if that changes the requests). If the rows themselves are bad, "
+            "--no-repeated-failure continues past them",
             cause=Cause(
                 decision.error_class or "", decision.verdict.message, decision.verdict.rule
             ),

@@ -2,8 +2,8 @@
 
 Each is ``batchrun run --shard I/N`` in a session of its own, so that a signal reaches it once: from
 here. One that is killed is started again. What they write to stderr is shown once, however many of
-them say it, and their progress is shown together. They do not need this process: if it dies, they
-end the run.
+them say it, and their progress is shown together. If this process dies, they stop in an orderly
+way: their standard input ends (``parent``).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import IO
 from batchrun.adapters.environment.signals import heeded
 from batchrun.core.fleet.operations import START
 from batchrun.errors import DamagedError, StorageError, UsageError
+from batchrun.fleet import parent
 from batchrun.fleet.progress import FleetProgress
 from batchrun.ports import Observer
 from batchrun.rundir.fleet.launches import Launches
@@ -93,7 +94,11 @@ class _Children:
         self._arguments = arguments
         self._say = say
         self._relay = Relay(say)
-        self._environment = {**os.environ, START: secrets.token_hex(8)}
+        self._environment = {
+            **os.environ,
+            START: secrets.token_hex(8),
+            parent.VARIABLE: "stdin",
+        }
         """One id for all of them: what is done once for a start, one of them does."""
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._restarts: Counter[int] = Counter()
@@ -112,7 +117,7 @@ class _Children:
         own = ["--shard", f"{place}/{self._count}"]
         process = subprocess.Popen(  # noqa: S603 - this program
             [*_command(), *self._arguments, *own],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # nothing comes; it ends if this process dies
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=self._environment,
@@ -137,6 +142,7 @@ class _Children:
         return any(process.poll() is None for process in self._processes.values())
 
     def _bury(self, place: int, pid: int, number: int) -> None:
+        _let_go(self._processes[place])
         again = self._restarts[place] < RESTARTS_MAX and self._signal is None
         then = "restarting it" if again else "the others take over its rows"
         if self._signal is not None:
@@ -152,6 +158,8 @@ class _Children:
     def end(self) -> list[int]:
         """Wait until everything is shown; returns the exit codes."""
         self._relay.end()
+        for process in self._processes.values():
+            _let_go(process)
         return [process.returncode for process in self._processes.values()]
 
     def forward(self, number: int) -> None:
@@ -160,6 +168,12 @@ class _Children:
         for process in list(self._processes.values()):
             if process.poll() is None:
                 os.kill(process.pid, number)
+
+
+def _let_go(process: subprocess.Popen[str]) -> None:
+    """Close this end of what a process that has ended would have read."""
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _name(number: int) -> str:

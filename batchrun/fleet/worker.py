@@ -324,17 +324,25 @@ class _Process:
             if isinstance(session, Result):
                 return session
             opened = session.directory
-            opened.forget_examples()
-            journal = opened.journal
-            for shard in sorted(journal.touched()):
-                publish(opened.parts, journal, journal.next_state(shard, complete=False))
-            operation = None if self._operation is None else self._operation.id
-            purpose = Purpose(changes, operation, session.judged_pd())
-            launch = self._launches.begin(opened, self._settings, purpose)
-            self._resends = changes.resend_changed
-            worker = Worker(launch, self._launches.plan(launch), self._place)
-            # Only now, so that the launch is never without somebody who lives.
-            self._launches.announce(launch, LIVE)
+            over = opened.is_finished or (opened.is_complete and not opened.touched)
+            if not over or changes != Changes():
+                return self._launched_on(session, changes)
+        # A fleet did everything and was folded, but nobody has summed the run up since.
+        return self._summed_up(None)
+
+    def _launched_on(self, session: Session, changes: Changes) -> Worker:
+        opened = session.directory
+        opened.forget_examples()
+        journal = opened.journal
+        for shard in sorted(journal.touched()):
+            publish(opened.parts, journal, journal.next_state(shard, complete=False))
+        operation = None if self._operation is None else self._operation.id
+        purpose = Purpose(changes, operation, session.judged_pd())
+        launch = self._launches.begin(opened, self._settings, purpose)
+        self._resends = changes.resend_changed
+        worker = Worker(launch, self._launches.plan(launch), self._place)
+        # Only now, so that the launch is never without somebody who lives.
+        self._launches.announce(launch, LIVE)
         _LOG.info("launched a fleet on %s; this process is %s", self._shown, worker.name)
         self._say(f"{self._shown} is ready for {self._place.count:,} processes")
         return worker

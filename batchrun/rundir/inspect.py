@@ -6,10 +6,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from batchrun.adapters.journal.flight_log import FLIGHTS, read_notes
 from batchrun.adapters.storage import filesystems
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.object_store import ObjectStore
-from batchrun.adapters.storage.store import StoreReader
+from batchrun.adapters.storage.store import PART_KINDS, StoreReader, part_names
 from batchrun.core.settings.addresses import local_path
 from batchrun.errors import UsageError
 from batchrun.rundir.claim import FLEET
@@ -48,3 +49,14 @@ def look_at(directory: str, checkpoint: str | None) -> Look:
         raise UsageError(message) from None
     live = control is not None and (is_locked(control) or is_held_elsewhere(control))
     return Look(store, control, live)
+
+
+def is_unsent(look: Look) -> bool:
+    """Whether a checkpoint is there and no request was sent from it: it has neither logs nor notes
+    of requests, and the run directory has no parts. False for a run that is live.
+    """
+    checkpoint = look.checkpoint
+    if look.live or checkpoint is None or not checkpoint.is_dir():
+        return False
+    traces = any(checkpoint.glob("shard-*.log")) or read_notes(checkpoint / FLIGHTS)
+    return not traces and not any(part_names(look.store, kind) for kind in PART_KINDS)

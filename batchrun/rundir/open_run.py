@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchrun.adapters.columns import schema as part_schema
-from batchrun.adapters.journal.flight_log import FlightLog
+from batchrun.adapters.journal.flight_log import FLIGHTS, FlightLog, read_notes
 from batchrun.adapters.journal.journal import STATES, Journal
+from batchrun.adapters.journal.shard_log import BLOCK, TURN
 from batchrun.adapters.parts.part_check import COLUMNS, CURRENT, Looked, look_at_parts
 from batchrun.adapters.parts.sealer import Parts, PartsOf, publish
 from batchrun.adapters.sources import columns_notice, opening
@@ -39,13 +40,15 @@ from batchrun.adapters.storage.store import (
     write_json,
 )
 from batchrun.core.request.body import WORDING, as_begun
+from batchrun.core.request.chained_rows import SOURCE
 from batchrun.core.run.shards import REBUILT, plan_reading
 from batchrun.core.run.totals import Totals
 from batchrun.core.settings.addresses import local_path
 from batchrun.core.settings.reading import NOW, Reading
 from batchrun.core.settings.resolve import Settings
+from batchrun.core.settings.table import LABELS
 from batchrun.core.text.wording import counted, verb
-from batchrun.errors import DamagedError, StorageError, UsageError
+from batchrun.errors import DamagedError, RunChangedError, StorageError, UsageError
 from batchrun.records import Known, Position, Span, Turn
 from batchrun.rundir import claim, compare, resend, restarts
 from batchrun.rundir.compare import Changes, Compared
@@ -59,8 +62,11 @@ if TYPE_CHECKING:
     from batchrun.rundir.repair import Repair
 
 _LOG = logging.getLogger("batchrun.run")
-FLIGHTS, STATUS = "inflight", "status.json"
+STATUS = "status.json"
 Taken = Callable[[Held], Callable[[], None]]
+_OF_THE_RUN_BEFORE = (compare.RESENDING, LABELS, SOURCE, "controls")
+"""What the state file may say of a run that sent nothing and whose place another one takes. What is
+charged to its budgets stays: a power cut may have taken the notes of its requests."""
 NOTICES = "fleet_notices"
 """The key of the state file for what the processes of a fleet told their users. It is there until
 something is sent again."""
@@ -219,19 +225,16 @@ def open_run(
         _finish_renumbering(store, journal, say)
         begun = journal.states.get("settings") is not None
         if begun:
-            build = as_begun(build, journal.states.get("wording"))
-        given = _sampled(given, settings, journal, begun=begun)
-        if begun:
-            compared = compare.Comparison(
-                store, journal, settings, given, changes, build, say, parts_of
-            )
-            found = compared.go_on()
+            given, again = go_on(store, journal, settings, given, changes, build, say, parts_of)
+            found = again or _begin_again(journal, settings, given, require)
         elif repair is not None and _is_begun(store, checkpoint):
             from batchrun.rundir.repair_state import Rebuilding
 
+            given = sampled(given, settings)
             found = Rebuilding(store, journal, settings, given, changes, build, repair, say).run()
         else:
             refuse_unknown_parts(store, checkpoint)
+            given = sampled(given, settings)
             found = Compared(_begin(journal, settings, given, require), grown=False)
         build = as_begun(build, journal.states.get("wording"))
         reader = _reader(given, found.carry, journal, changes)
@@ -366,14 +369,81 @@ def input_of(settings: Settings, changes: Changes) -> Input:
     return given
 
 
-def _sampled(given: Input, settings: Settings, journal: Journal, *, begun: bool) -> Input:
-    """The sample of the input, where the run is over one: the rows that it was begun with."""
-    recorded = journal.states.get("sample")
-    if isinstance(recorded, bytes):
-        return given.with_sample(recorded)
-    if settings.sample is None or begun:  # a run begun without one is refused
+def go_on(
+    store: Store,
+    journal: Journal,
+    settings: Settings,
+    asked: Input,
+    changes: Changes,
+    build: Build,
+    say: Callable[[str], None],
+    parts_of: PartsOf = Parts,
+) -> tuple[Input, Compared | None]:
+    """Compare a run that was begun before with the settings and the input of the present one. Other
+    ones are taken where no row is done yet.
+
+    Returns the input, which for a sample has the rows that the run was begun with; and how the run
+    goes on, None if it begins again since nothing was ever sent: its input is that of the present
+    run then. Raises ``RunChangedError``.
+    """
+    drawn = journal.states.get("sample")
+    given = asked.with_sample(drawn) if isinstance(drawn, bytes) else asked
+    worded = as_begun(build, journal.states.get("wording"))
+
+    def compared(allowed: Changes) -> Compared:
+        return compare.Comparison(
+            store, journal, settings, given, allowed, worded, say, parts_of
+        ).go_on()
+
+    try:
+        return given, compared(changes)
+    except RunChangedError:
+        if not _is_unsent(store, journal):
+            if changes != Changes() or _has_answers(parts_of, store, journal):
+                raise
+            found = compared(Changes(keep_done=True))
+            say(f"no row of {store.where()} is done, so all are sent with these settings")
+            return given, found
+        if given.spool is not None and settings.sample is None:
+            raise  # a pipe was read for a sample: its other rows are gone
+    what = "other settings or another input"
+    say(f"{store.where()} was begun with {what}, but nothing was sent: it starts anew")
+    return (asked if settings.sample is None else sampled(given, settings)), None
+
+
+def _begin_again(
+    journal: Journal, settings: Settings, given: Input, require: Callable[[pa.Schema], None]
+) -> Compared:
+    """Begin a run in the place of one that sent nothing."""
+    journal.drop_idle()
+    return Compared(_begin(journal, settings, given, require), grown=False)
+
+
+def sampled(given: Input, settings: Settings) -> Input:
+    """The sample of the input that a run begins with, where it is over one."""
+    if settings.sample is None:
         return given
     return given.sampled(settings.sample, settings.sample_seed)
+
+
+def _is_unsent(store: Store, journal: Journal) -> bool:
+    """Whether no request of this run was ever sent, and no row has an outcome."""
+    entries = (place.kind for log in journal.logs.values() for place in log.places)
+    return (
+        next(journal.states.published(), None) is None
+        and all(kind == BLOCK for kind in entries)
+        and not read_notes(journal.folder / FLIGHTS)
+        and not any(part_names(store, kind) for kind in PART_KINDS)
+    )
+
+
+def _has_answers(parts_of: PartsOf, store: Store, journal: Journal) -> bool:
+    """Whether a row has an outcome, or a conversation an answered turn."""
+    if any(place.kind == TURN for log in journal.logs.values() for place in log.places):
+        return True
+    parts = parts_of(store, journal, compare.recorded_carry(journal).schema)
+    ok, errors = resend.count_done(parts, journal)
+    return bool(ok or errors)
 
 
 def _repair(store: Store, checkpoint: Path, say: Callable[[str], None]) -> Repair:
@@ -428,7 +498,9 @@ def _begin(
     local = local_path(settings.dir)
     beside = Path(settings.checkpoint if local is None else local)
     restart = restarts.pending(beside)
-    journal.states.put(
+    states = journal.states
+    forgotten = {key: None for key in _OF_THE_RUN_BEFORE if states.get(key) is not None}
+    states.put(
         settings=settings.shaping(),
         input=[stamp.public() for stamp in given.stamps],
         input_format=given.kind,
@@ -437,7 +509,7 @@ def _begin(
         **{COLUMNS: CURRENT},
         run=secrets.token_hex(8),
         sample=given.sample_recorded(),
-        **given.recorded(),
+        **{**forgotten, **given.recorded()},
         input_rows=None if given.picked is None else len(given.picked) * given.repeat,
         carry_schema=part_schema.schema_to_bytes(carry.schema),
         carry_names=[list(carry.names), carry.everything],

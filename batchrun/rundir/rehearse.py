@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 import pyarrow as pa
 
 from batchrun.adapters.columns.schema import results_schema
+from batchrun.adapters.journal.flight_log import FLIGHTS
 from batchrun.adapters.journal.journal import STATES, Journal
 from batchrun.adapters.parts.part_check import look_at_parts
 from batchrun.adapters.parts.sealer import Ending, Parts
@@ -31,8 +32,8 @@ from batchrun.core.settings.resolve import Settings
 from batchrun.errors import RunLockedError, UsageError
 from batchrun.records import Row
 from batchrun.rundir import inspect, resend
-from batchrun.rundir.compare import Changes, Comparison
-from batchrun.rundir.open_run import refuse_unknown_parts
+from batchrun.rundir.compare import Changes
+from batchrun.rundir.open_run import go_on, refuse_unknown_parts, sampled
 from batchrun.rundir.recorded_reading import reading_of
 from batchrun.rundir.resend import Build, Selection
 
@@ -86,11 +87,15 @@ def rehearsed(
     begun = (checkpoint / STATES).exists() and not changes.restart
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(_copied(checkpoint, settings)) if begun else None
-        if journal is None or journal.states.get("settings") is None:
+        store = cast("Store", look.store)  # nothing here writes into it
+        compared = None
+        if journal is not None and journal.states.get("settings") is not None:
+            given, compared = go_on(store, journal, settings, given, changes, build, say)
+        else:
             if not changes.restart:
                 refuse_unknown_parts(look.store, checkpoint)
-            if settings.sample is not None:
-                given = given.sampled(settings.sample, settings.sample_seed)
+            given = sampled(given, settings)
+        if journal is None or compared is None:
             given = replace(given, splitter=splitting(given.splitter))
             given.require_model(settings)
             carry = given.carry(settings.carry, settings.shard_rows)
@@ -99,12 +104,7 @@ def rehearsed(
             _release(given)
             yield Rehearsal(given, reader, carry, build, lambda _: False, resumed=False)
             return
-        recorded = journal.states.get("sample")
-        if isinstance(recorded, bytes):
-            given = given.with_sample(recorded)
         build = as_begun(build, journal.states.get("wording"))
-        store = cast("Store", look.store)  # nothing here writes into it
-        compared = Comparison(store, journal, settings, given, changes, build, say).go_on()
         parts = Parts(store, journal, compared.carry.schema)
         require(parts.schemas()[0])
         look_at_parts(parts, journal)
@@ -126,7 +126,7 @@ def _release(given: Input) -> None:
 def _copied(checkpoint: Path, settings: Settings) -> Iterator[Journal]:
     """The journal of a checkpoint, in a copy: opening one may mend what a kill left."""
     with tempfile.TemporaryDirectory(prefix="batchrun-rehearsal-") as name:
-        for pattern in (f"{STATES}*", "shard-*.log"):
+        for pattern in (f"{STATES}*", "shard-*.log", FLIGHTS):
             for path in checkpoint.glob(pattern):
                 shutil.copyfile(path, Path(name, path.name))
         journal = Journal(Path(name), settings.shard_rows)

@@ -192,6 +192,11 @@ class FakeGate:
         return self.held
 
     @property
+    def waiting(self) -> int:
+        """See ``ports.Gate``. Whoever waits here has no permit."""
+        return 0
+
+    @property
     def ready_in_s(self) -> float:
         """See ``ports.Gate``."""
         if self._is_full or self.probing:

@@ -16,7 +16,10 @@ SAID_SHOWN = 300
 MOST = 0.5
 """From this share of the answers on, a run's verdict says that they are cut off, or empty."""
 FLAWS: Mapping[str, str] = {
-    "truncated": "raise --max-tokens, then --retry-class truncated (see --on-truncation)",
+    "truncated": (
+        "allow longer ones: --max-tokens N --keep-done --retry-class truncated "
+        "(see --on-truncation)"
+    ),
     "empty": "--retry-class empty asks again (see --on-empty)",
 }
 """What may be wrong with an answer that is kept, and what to do."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from batchrun.core.text.wording import counted
 from batchrun.engine.observe.monitor import EndpointSnapshot, Snapshot
 from batchrun.views import failures, funds
-from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
+from batchrun.views.text import BOUND, HEALTH, duration, in_flight, rate, safe, share
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -37,7 +37,7 @@ def line(s: Snapshot) -> str:
         f"retried {s.retries:,}",
         f"{rate(s.requests_per_s)} requests",
         f"{rate(s.tokens_per_s)} tokens",
-        f"in flight {s.in_flight}",
+        in_flight(s.in_flight, s.waiting, s.waiting_for),
         f"throttled {s.throttled:,}",
         f"ETA {duration(s.eta_s)}",
     ]
@@ -133,7 +133,7 @@ def _display(s: Snapshot, width: int) -> RenderableType:
         *_flow([Text(head, "bold"), *times], width),
         _bar(s, max(10, width - 1)),
         *_flow([ok, failed, f"retried {s.retries:,}", f"throttled {s.throttled:,}"], width),
-        *_flow([*rates, f"in flight {s.in_flight}"], width),
+        *_flow([*rates, in_flight(s.in_flight, s.waiting, s.waiting_for)], width),
         *(line for pieces in spent if pieces for line in _flow(pieces, width)),
         *_flaws(s, width),
         *_failures(s, width),

@@ -13,11 +13,12 @@ from batchrun.core.cost.money import format_cost
 from batchrun.core.settings.addresses import format_address, is_remote
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted
+from batchrun.core.verdict import next_steps
 from batchrun.errors import UsageError
 from batchrun.rundir import inspect
 from batchrun.rundir.open_run import STATUS
 from batchrun.views import ending, failures, funds, limits, windows
-from batchrun.views.text import BOUND, HEALTH, duration, rate, safe, share
+from batchrun.views.text import BOUND, HEALTH, duration, in_flight, rate, safe, share
 
 WORKER_STATES = ("alive", "dead", "left")
 """How the processes of a fleet may be (``fleet.status.KEYS``)."""
@@ -26,8 +27,9 @@ WORKER_STATES = ("alive", "dead", "left")
 def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
     """What can be known of a run directory.
 
-    ``state`` is ``running``, ``killed`` (it left no exit record; the same command resumes) or the
-    summary's status; ``fleet`` is there while several processes work on it, or died
+    ``state`` is ``running``, ``unsent`` (a start ended before its first request), ``killed`` (it
+    left no exit record; the same command resumes) or the summary's status; ``fleet`` is there while
+    several processes work on it, or died
     (``fleet.status.KEYS``); ``errors`` counts failed rows by class, ``examples`` has one of each:
     an object of ``row`` and ``message``. Raises ``UsageError`` for what is not a run directory.
     """
@@ -60,6 +62,8 @@ def _found(folder: str, checkpoint: str | None) -> dict[str, Any]:
         raise UsageError(message)
     if look.live:
         return {"state": "running", "live": live}
+    if summary is None and live is None and inspect.is_unsent(look):
+        return {"state": "unsent", "live": None}
     # Both were written by the run's own clock; a store's modification times are another's.
     since = "" if live is None else live.get("updated_at", "")
     if summary is None or since > summary.get("ended_at", ""):
@@ -83,7 +87,16 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
     """The same for people."""
     if "summary" in found:
         resume = f"the same batchrun run command (-o {shell_word(format_address(folder))})"
-        return ending.lines(found["summary"], folder, resume=resume, checkpoint=checkpoint)
+        summary = found["summary"]
+        guard = next_steps.GUARDS.get(summary["stopped_by"]) if summary["rows"]["pending"] else None
+        fix = () if guard is None else (f"to fix: {guard}",)
+        return ending.lines(summary, folder, resume=resume, checkpoint=checkpoint, fix=fix)
+    if found["state"] == "unsent":
+        where = shell_word(format_address(folder))
+        return [
+            "nothing was sent yet: the last start ended before its first request",
+            f"next: the batchrun run command again (-o {where}), corrected if it was refused",
+        ]
     live, out = found["live"], _head(found)
     if live is None:
         return out
@@ -148,11 +161,12 @@ def _numbers(live: dict[str, Any], *, dead: bool) -> list[str]:
     if dead:
         sent = f"{counted(live['requests'], 'request')} sent"
         return [*out, f"{sent}, retried {live['retries']:,}, throttled {live['throttled']:,}"]
+    at_server = in_flight(live["in_flight"], live.get("waiting", 0), live.get("waiting_for"))
     return [
         *out,
         (
             f"{rate(live['requests_per_s'])} requests, {rate(live['tokens_per_s'])} tokens, "
-            f"in flight {live['in_flight']}, retried {live['retries']:,}, "
+            f"{at_server}, retried {live['retries']:,}, "
             f"throttled {live['throttled']:,}, ETA {duration(live['eta_s'])}"
         ),
     ]

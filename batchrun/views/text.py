@@ -96,6 +96,25 @@ BOUND = {
 }
 """What holds a run back, in words."""
 
+WAITS = {
+    "rpm": "--rpm",
+    "tpm": "--tpm",
+    "limits": "the server's limits",
+    "server": "the throttling server",
+    "outage": "the endpoint to come back",
+    "pause": "the end of the pause",
+}
+"""What rows wait for that could be in flight, in few words."""
+
+
+def in_flight(number: int, waiting: int, waiting_for: str | None) -> str:
+    """How many requests are at the server, and how many rows may not be sent yet."""
+    if not waiting:
+        return f"in flight {number:,}"
+    why = f" for {WAITS[waiting_for]}" if waiting_for in WAITS else ""
+    return f"in flight {number:,}, {waiting:,} waiting{why}"
+
+
 HEALTH = {
     "up": "up",
     "throttled": "throttled by the server",

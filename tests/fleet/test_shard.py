@@ -281,6 +281,19 @@ def test_a_checkpoint_elsewhere_is_refused(cli, jsonl, simulator):
     assert not (cli.folder / "run").exists()
 
 
+@pytest.mark.parametrize("rows", [40, 45])
+def test_a_run_that_is_done_and_not_summed_up_is_summed_up(cli, jsonl, simulator, summary, rows):
+    """The processes ended between folding and the summary: the next one writes that, and launches
+    no fleet that would have nothing to do.
+    """
+    given = command(simulator(), jsonl(rows), shard_rows=10)
+    assert cli("run", *given, "--shard", "1/1").code == 0
+    (cli.folder / "run/summary.json").unlink()
+    done = cli("run", *given, "--shard", "1/2")
+    assert done.code == 0 and "is ready for" not in done.err, done.err
+    assert summary(cli.folder / "run")["rows"]["ok"] == rows
+
+
 def test_the_flags_are_in_a_group_of_their_own(cli):
     """Where the full help lists them; the short one leaves them out."""
     group = cli("run", "--help").out.partition("Several processes:")[2].partition("\n\n")[0]

@@ -108,3 +108,23 @@ def test_not_to_wait_is_for_one_of_several(cli, jsonl, simulator):
     """Exit code 2 for a run of one process."""
     refused = cli(*command(simulator(), jsonl(3)), "--no-wait")
     assert (refused.code, "--no-wait is for one of several" in refused.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_command_that_is_killed_stop_in_order(cli, jsonl, held, until, summary):
+    """They publish what they have, within the grace, and nothing is left at work; the same command
+    finishes the run.
+    """
+    endpoint = held(100)
+    arguments = (*command(endpoint, jsonl(500)), "--grace", "1", "--workers", "2")
+    live = cli.start(*arguments)
+    until(lambda: len(workers(cli)) == 2)
+    live.signal(signal.SIGKILL)
+    until(lambda: not workers(cli))
+    until((cli.folder / "run/summary.json").exists)
+    told = summary(cli.folder / "run")
+    assert told["stopped_by"] == "SIGTERM"
+    assert told["rows"]["ok"] + told["rows"]["pending"] == 500
+    endpoint.release()
+    assert cli(*arguments).code == 0
+    cli.verified("run")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from batchrun.adapters.journal.flight_log import FLIGHTS
 from batchrun.adapters.storage import disk, files
-from batchrun.rundir.open_run import FLIGHTS
 
 COMMITS = ("state.begun", "state.put", "state.refreshed", "seal.committed")
 """The steps behind a transaction of the state file."""

@@ -231,7 +231,7 @@ def test_a_budget_that_is_not_reached_changes_nothing(cli):
 @pytest.mark.parametrize(
     ("fields", "flags", "prices", "words"),
     [
-        ({"max_tokens": None}, ["--max-cost", 1], PRICES, ["line 1", "max_completion_tokens=N"]),
+        ({"max_tokens": None}, ["--max-cost", 1], PRICES, ["line 1", "--max-tokens N"]),
         ({"model": "other"}, ["--max-cost", 1], PRICES, ["line 1", "'other'", '[prices."other"]']),
         ({}, ["--max-cost", 1], "", ["no price is known", '[prices."m"]', "--max-total-tokens"]),
         (

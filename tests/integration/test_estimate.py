@@ -134,7 +134,7 @@ def test_without_a_price_or_a_limit(inside, jsonl):
     assert done.code == 0 and found["cost_usd"] is None
     assert found["at_most"] == {"tokens": None, "cost_usd": None}
     notes = " ".join(found["notes"])
-    assert '[prices."m"]' in notes and "max_completion_tokens" in notes
+    assert '[prices."m"]' in notes and "--max-tokens N" in notes
 
 
 def test_a_pilot_tells_the_run(cli, inside, simulator, rows, priced):

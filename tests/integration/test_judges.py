@@ -326,7 +326,7 @@ def test_a_judge_that_cannot_be_is_refused(world, arguments, said):
         ("[request]", '[notify]\non_finish = "true"\n[request]', "notifies nobody"),
         ("[request]", "[request]\nrepeat = 2", "one verdict"),
         ("[request]", '[judge.x]\nconfig = "y.toml"\n[request]', "no judges of its own"),
-        ('prompt = "{{ row.content }}"', "", "--prompt"),
+        ('prompt = "{{ row.content }}"', "", "say what to ask"),
         ("{{ row.content }}", "{{ row.contnt }}", "contnt"),
         ("{{ row.content }}", "{{ texd }}", "texd"),
     ],
@@ -348,6 +348,35 @@ def test_a_config_that_is_no_judges_is_refused_before_the_run(world, before, aft
     assert done.code == 2, done.err
     assert said in done.err
     assert world.asked() == []
+
+
+@pytest.mark.parametrize(
+    ("more", "environment", "said"),
+    [
+        ('provider = "openai"', {"OPENAI_API_KEY": ""}, "set OPENAI_API_KEY"),
+        ('provider = "openai"', {"OPENAI_API_KEY": ""}, "endpoint.api_key_file"),
+        ('api_key_file = "none.txt"', {}, "none.txt cannot be read"),
+        ('base_url = "https://x/v1"\nca_file = "none.pem"', {}, "none.pem cannot be read"),
+        ('provider = "opnai"', {}, "endpoint.provider is 'opnai'"),
+        ("concurency = 3", {}, "concurency"),
+        ("concurrency = [", {}, "not valid TOML"),
+        ('provider = "openai"', {"OPENAI_API_KEY": "Bearer sk-1"}, "begins with `Bearer`"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_a_judges_settings_names_the_judge(cli, jsonl, more, environment, said):
+    """The name of the judge and the key of its config, never a flag, which would set the run's."""
+    (cli.folder / "verdict.json").write_text(json.dumps(MARK_SCHEMA))
+    request = 'model = "large"\nprompt = "{{ content }}"\nschema = "verdict.json"'
+    config = f"[request]\n{request}\n[[endpoint]]\n{more}\n"
+    (cli.folder / "tone.toml").write_text(config)
+    (cli.folder / "run.toml").write_text('[judge.tone]\nconfig = "tone.toml"\n')
+    place = ("run", jsonl(3), "-c", "run.toml", "-o", "run", "--provider", "simulator")
+    done = cli(*place, "--model", "m", "--no-progress", env=environment)
+    assert done.code == 2, done.err
+    told = done.err.splitlines()[-1] if "TOML" not in said else done.err
+    assert "judge.tone" in told and said in told
+    assert "--" not in told
+    assert not (cli.folder / "run").exists()
 
 
 @pytest.mark.parametrize(

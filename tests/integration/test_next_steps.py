@@ -18,6 +18,12 @@ def refused(status, message, code=None):
     return status, {}, {"error": {"message": message, "code": code}}
 
 
+def ended(body, finish_reason):
+    """The same completion, ended for this reason."""
+    body["choices"][0]["finish_reason"] = finish_reason
+    return body
+
+
 def ending(done):
     """The lines of a run's end by their first words."""
     lines = (line.partition(": ") for line in done.err.splitlines())
@@ -220,6 +226,105 @@ def test_a_cap_that_would_stop_the_same_command_again(cli, jsonl):
     done = cli("run", jsonl(5), "-o", "out", *flags, "--max-cost", "0.00001")
     assert done.code == 3
     assert ending(done)["to fix"].startswith("raise --max-cost")
+
+
+@pytest.mark.parametrize(
+    ("flag", "cap"),
+    [
+        ("--max-cost", "0.00001"),
+        ("--max-cost", "0.005"),
+        ("--max-total-tokens", "10"),
+        ("--max-total-tokens", "2500"),
+    ],
+)
+def test_the_next_command_has_a_budget_that_is_enough(cli, jsonl, flag, cap):
+    """The command as it is printed ends the run, whether rows were answered before or none was."""
+    flags = ("--provider", "simulator", "--model", "gpt-4.1", "--max-tokens", "50", "--no-progress")
+    done = cli("run", jsonl(40), "-o", "out", *flags, flag, cap)
+    assert done.code == 3, done.err
+    command = shlex.split(ending(done)["then, to resume"])
+    assert command[command.index(flag) + 1] in ending(done)["to fix"]
+    assert f"to fix: raise {flag}" in cli("status", "out").out
+    done = cli(*command[1:])
+    assert done.code == 0, done.err
+    assert "40 of 40 rows ok" in done.err
+
+
+@pytest.mark.parametrize(
+    ("charged", "needs", "projected", "pending", "cap"),
+    [
+        (0.0, 0.0011, None, 30, "0.033"),
+        (0.0, 0.0011, None, None, "0.0011"),
+        (1.5, 0.25, 3.0, 10, "4.8"),
+        (100.0, 1.0, 1234.0, 10, "1400"),
+        (2500, 60.0, None, 7, "3000"),
+        (0, 5.0, None, 1, "5"),
+    ],
+)
+def test_a_cap_is_rounded_up_to_two_digits(charged, needs, projected, pending, cap):
+    """It is never below what is needed, and reads as somebody would type it."""
+    found = next_steps.enough(charged, needs, projected, pending)
+    assert found == cap
+    ahead = needs * (pending or 1) if projected is None else projected + needs
+    assert float(found) >= charged + ahead
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--max-failures", "2"), "--max-failures, which counts from every start anew"),
+        (("--max-truncated", "5%"), "--max-tokens N --keep-done --retry-class truncated"),
+    ],
+)
+def test_a_guard_says_what_becomes_of_the_same_command(cli, jsonl, scripted, answer, flags, words):
+    """What to change, or that nothing has to be."""
+
+    def reply(_body, _headers, nth):
+        if "--max-failures" in flags and nth % 2:
+            return 413, {}, {"error": {"message": "no"}}
+        return 200, {}, ended(answer("x"), "length" if "--max-truncated" in flags else "stop")
+
+    place = ("-o", "out", "--no-progress", "--base-url", scripted(reply).base_url, "--model", "m")
+    done = cli("run", jsonl(200), *place, "--concurrency", 2, *flags)
+    assert done.code == 3, done.err
+    assert words in ending(done)["to fix"]
+
+
+def test_longer_answers_are_asked_for_as_the_hint_says(cli, jsonl, scripted, answer):
+    """The flags of the hint go with the same command, and the answers are whole afterwards."""
+
+    def reply(body, _headers, _nth):
+        short = body["max_tokens"] < 100
+        return 200, {}, ended(answer("x"), "length" if short else "stop")
+
+    place = ("-o", "out", "--no-progress", "--base-url", scripted(reply).base_url, "--model", "m")
+    done = cli("run", jsonl(3), *place, "--max-tokens", "50")
+    assert done.code == 0 and "3 truncated" in done.err
+    hint = "--max-tokens N --keep-done --retry-class truncated"
+    assert hint in done.err
+    done = cli("run", jsonl(3), *place, *hint.replace("N", "100").split())
+    assert done.code == 0, done.err
+    assert "truncated" not in done.err.partition("complete")[2]
+
+
+def test_a_corrected_parameter_is_sent_to_rows_that_failed(cli, jsonl, scripted, answer):
+    """All rows failed of a parameter: the printed command takes it corrected, and is not refused
+    for the change.
+    """
+
+    def reply(body, _headers, _nth):
+        if body.get("top_p") == 7:
+            return refused(400, "top_p: out of range")
+        return 200, {}, answer("x")
+
+    place = ("-o", "out", "--no-progress", "--base-url", scripted(reply).base_url, "--model", "m")
+    done = cli("run", jsonl(200), *place, "--top-p", "7", "--concurrency", 2)
+    assert done.code == 3, done.err
+    command = shlex.split(ending(done)["to resume"])
+    command[command.index("--top-p") + 1] = "0.5"
+    done = cli(*command[1:])
+    assert done.code == 0, done.err
+    assert "200 of 200 rows ok" in done.err
 
 
 @pytest.mark.parametrize("code", ["insufficient_quota", "rate_limit_exceeded"])

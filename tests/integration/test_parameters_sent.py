@@ -5,6 +5,7 @@ import math
 import os
 import time
 
+import click
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import batchrun
+from batchrun.cli.main import main
+from batchrun.core.settings.table import SHORT
 from batchrun.rundir import open_run
 
 QUICK = ("--no-progress", "--concurrency", 1)
@@ -213,3 +216,26 @@ def test_a_lost_state_file_is_made_again_in_the_wording_of_its_parts(
     whole = '{"max_tokens": 13.0}' if begun is None else '{"max_tokens": 13}'
     assert _sent(endpoint)[3:] == [whole]
     cli.verified("run")
+
+
+def test_every_command_with_parameters_has_their_short_flags():
+    """Whoever takes ``--param`` takes ``--max-tokens`` and the others like it."""
+    context = click.Context(main)
+    having = []
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        flags = {flag for each in command.params for flag in each.opts}
+        if "--param" in flags:
+            having.append(name)
+            assert {setting.flag for setting in SHORT} <= flags, name
+    assert {"run", "validate", "estimate", "doctor", "judge"} <= set(having)
+
+
+def test_an_estimate_and_a_check_go_by_the_limit_of_an_answer(cli, jsonl, scripted, answer):
+    """``--max-tokens`` bounds what an estimate says at most, and is in the doctor's request."""
+    estimate = cli("estimate", jsonl(10), "--model", "gpt-4.1", "--max-tokens", 7, "--json").json
+    assert estimate["completion_tokens"]["high"] <= 70
+    endpoint = scripted(lambda *_: (200, {}, answer("x")))
+    cli("doctor", "--base-url", endpoint.base_url, "--model", "m", "--temperature", 0.5)
+    asked = [body for _, _, body in endpoint.requests if body]
+    assert asked and all(body["temperature"] == 0.5 for body in asked)

@@ -28,6 +28,7 @@ from batchrun.core.cost.price_book import (
 from batchrun.core.cost.price_table import STANDARD_TIERS
 from batchrun.core.cost.pricing import Quote, price
 from batchrun.core.settings.endpoint import Endpoint
+from batchrun.core.settings.providers import BUILT_IN
 from batchrun.core.settings.urls import address
 
 if TYPE_CHECKING:
@@ -179,7 +180,8 @@ def _found(
 def book(settings: Settings, say: Callable[[str], None], wall_us: int) -> PriceBook:
     """The prices of a run, ready for its own model: loading the list would hold up its answers."""
     listed = PriceList(settings.endpoints)
-    prices = PriceBook(settings.prices, listed, say, listed.near)
+    free = [endpoint.name for endpoint in settings.endpoints if endpoint.provider in BUILT_IN]
+    prices = PriceBook(settings.prices, listed, say, listed.near, free)
     if settings.one_model is not None:
         for endpoint in settings.endpoints:
             prices.expect(endpoint.name, settings.one_model, wall_us)

@@ -23,7 +23,10 @@ KEYS = {
     "retries": "Retries in this session.",
     "throttled": "Replies in this session that asked to slow down.",
     "requests": "Requests sent in this session.",
-    "in_flight": "Rows that hold a permit: sent, or next in line for the rate limits.",
+    "in_flight": "Requests sent and not answered yet.",
+    "waiting": "Rows that could be in flight besides, but may not be sent yet.",
+    "waiting_for": "What most of these wait for: `rpm`, `tpm`, `limits`, `server`, `outage` or "
+    "`pause`, as in `bound_by`; null if none waits.",
     "prompt_tokens": "Prompt tokens of the rows finished in this session.",
     "completion_tokens": "Completion tokens of the rows finished in this session.",
     "requests_per_s": "Requests per second over the last 15 seconds.",
@@ -47,7 +50,8 @@ KEYS = {
     ),
     "endpoints": (
         "One object per endpoint: `name`; `state` (`up`, `throttled` by the server, `down` while "
-        "only probes go there, or `closed` for the reason in `why`); `in_flight`; `requests`, "
+        "only probes go there, or `closed` for the reason in `why`); `in_flight`, `waiting`; "
+        "`requests`, "
         "`answers`, `refusals` and `failures`; `requests_per_s`; `bound_by`; and `limits`, those "
         "that the server reported last: objects of `kind` (`requests`, `tokens`, `input_tokens`, "
         "`output_tokens`), `per` (`second` to `month`, `unknown`), `per_s`, `limit`, `remaining`, "

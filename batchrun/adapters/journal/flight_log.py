@@ -23,6 +23,9 @@ _SLOT = struct.Struct("<qiiqI4x")  # row + 1, attempt, endpoint, started_us, che
 _BODY = struct.Struct("<qiiq")
 _ROW = struct.Struct("<q")  # the row alone: 0 frees the slot
 
+FLIGHTS = "inflight"
+"""The file's name in a checkpoint."""
+
 
 @dataclass(frozen=True, slots=True)
 class Note:

@@ -152,8 +152,8 @@ class Input:
         through a pipe cannot be kept.
         """
         try:
-            spool = None if self.pipe is None else Spool(self.pipe)
-            whole = replace(self, pipe=None, spool=spool)
+            spool = self.spool if self.pipe is None else Spool(self.pipe)
+            whole = replace(self, pipe=None, spool=spool, picked=None)
             return replace(whole, picked=Sample.drawn(whole.count() or 0, rows, seed))
         except InputLostError as error:
             raise InputError(str(error)) from error.__cause__

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -87,10 +87,13 @@ class PriceBook:
         look_up: Lookup,
         say: Callable[[str], None],
         near: Near = lambda *_: (),
+        free: Collection[str] = (),
     ) -> None:
         """``own`` wins over what ``look_up`` finds; ``say`` gets news for the user, each once.
-        ``near`` finds names for a model without a price.
+        ``near`` finds names for a model without a price. ``free`` are endpoints that nobody pays
+        for: that a price is missing there is no news.
         """
+        self._free = frozenset(free)
         self._own = own
         self._near = near
         self._look_up = look_up
@@ -211,7 +214,7 @@ class PriceBook:
                     self._tell(model, None, listed.remark)
                 self._note_tier(model, tier, known=not tell or listed.tier_known)
                 return listed.price
-        if not tell:
+        if not tell or endpoint in self._free:
             return None
         model = answered or asked
         self._tell(

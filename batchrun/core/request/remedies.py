@@ -102,8 +102,9 @@ ADVICE: Mapping[str, str] = {
         "then --resend-changed"
     ),
     "request_too_large": (
-        "the account's rate limit never fits these requests: shorten the rows or lower their "
-        "token limit, then --resend-changed; or have the limit raised, then --retry-failed"
+        "the account's rate limit never fits these requests: shorten these rows, then "
+        "--resend-changed; or --max-tokens N --keep-done --retry-class request_too_large; or have "
+        "the limit raised, then --retry-failed"
     ),
     "truncated_output": (
         "allow longer answers: --on-truncation retry --truncation-limit N --retry-class "

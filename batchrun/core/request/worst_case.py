@@ -80,7 +80,7 @@ def _limit(body: Mapping[str, Any]) -> int:
     if not given or min(given) <= 0:  # 0 and less are no limit to some
         message = (
             "nothing limits the answer, so its cost has no bound: set `max_completion_tokens` (or "
-            "`max_tokens`) in the row, or for all rows with --param max_completion_tokens=N"
+            "`max_tokens`) in the row, or for all rows with --max-tokens N"
         )
         raise UnboundedError(message)
     return max(given)

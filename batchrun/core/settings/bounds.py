@@ -101,7 +101,7 @@ class Finished:
         message = (
             f"the first {ALIKE_ROWS} rows that could be answered failed alike "
             f"({failure.error_class}): {failure.message.rstrip('.')}. Correct the cause; then the "
-            "same command with --retry-failed sends these rows again"
+            "same command with --keep-done --retry-failed sends these rows again"
         )
         return Broken("misconfiguration", message, failure)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,6 +28,8 @@ class Fix(NamedTuple):
     dropped: Mapping[str, str | None] = {}
 
 
+NO_FIX = Fix("")
+"""Nothing is known that would have to be changed."""
 SETTINGS_TO_BLAME = frozenset({"auth", "forbidden", "not_found", "config"})
 """Classes that stop a run at once and come again until a setting is changed."""
 OF_THE_SETTINGS = frozenset(
@@ -43,8 +46,36 @@ GUARDS: Mapping[str, str] = {
     "max_cost": "raise --max-cost, which counts over all sessions of the run",
     "max_total_tokens": "raise --max-total-tokens, which counts over all sessions of the run",
     "min_free_disk": "make room on the disk, or lower --min-free-disk",
+    "max_failures": (
+        "correct what made rows fail, or raise --max-failures, which counts from every start anew"
+    ),
+    "max_truncated": (
+        "allow longer answers (--max-tokens N --keep-done --retry-class truncated), or raise "
+        "--max-truncated, which counts from every start anew"
+    ),
+    "max_empty": (
+        "find out with `batchrun show` why answers are empty, or raise --max-empty, which counts "
+        "from every start anew"
+    ),
 }
-"""Guards that would stop the same command again at once, and what to change."""
+"""Guards that may stop the same command again, and what to change."""
+ROOM = 1.25
+"""The pending rows may cost so many times what was projected, where no interval is known."""
+
+
+def enough(charged: float, needs: float, projected: float | None, pending: int | None) -> str:
+    """A cap of a budget that is enough for the ``pending`` rows, rounded up to two digits, as it is
+    typed. ``charged`` is what is used of it, ``needs`` what the next row may use at most, and
+    ``projected`` what the pending rows will probably use in all.
+    """
+    ahead = needs * max(1, pending or 1) if projected is None else projected + needs
+    wanted = Decimal(repr(float(charged + ahead)))
+    step = Decimal(1).scaleb(wanted.adjusted() - 1)
+    if wanted == wanted.to_integral_value():
+        step = max(step, Decimal(1))  # tokens
+    return f"{(wanted / step).to_integral_value(ROUND_CEILING) * step:f}"
+
+
 _WORDS: tuple[tuple[re.Pattern[str], Fix], ...] = (
     (
         re.compile(r"max_tokens.*use .{0,4}max_completion_tokens", re.IGNORECASE | re.DOTALL),

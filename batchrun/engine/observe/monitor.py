@@ -44,6 +44,8 @@ class EndpointSnapshot:
     bound_by: str | None
     why: str | None
     limits: list[dict[str, Any]]
+    waiting: int = 0
+    """Rows that wait for ``bound_by``, and would otherwise be in flight."""
     window: dict[str, Any] | None = None
     """What was found of the concurrency and rate that the server takes (``Gate.window``)."""
 
@@ -87,6 +89,10 @@ class Snapshot:
     """Failed rows by error class; the class with most rows first."""
     examples: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By error class a failed row: ``row`` and ``message``."""
+    waiting: int = 0
+    """Rows that would be in flight if the endpoint, or a limit, let them."""
+    waiting_for: str | None = None
+    """What most of these wait for, in the words of ``bound_by``."""
     outputs: dict[str, int] = field(default_factory=dict)
     """``answers`` of this session, and those of them that are ``truncated`` or ``empty``."""
     last: bool = False
@@ -145,7 +151,9 @@ class Monitor:
         if bound_by is not None:
             held_s = tally.bound_s.get(bound_by, 0.0)
             tally.bound_s[bound_by] = held_s + now_s - before[0]
-        in_flight = sum(lane.gate.in_flight for lane in self._lanes)
+        waiting = sum(lane.gate.waiting for lane in self._lanes)
+        in_flight = sum(lane.gate.in_flight for lane in self._lanes) - waiting
+        slowest = max((lane.gate for lane in self._lanes), key=lambda g: g.waiting, default=None)
         left = None if tally.rows_input is None else tally.rows_input - tally.done
         controls = self._controls
         paused = controls is not None and controls.paused
@@ -162,6 +170,8 @@ class Monitor:
             throttled=tally.throttled,
             requests=tally.requests,
             in_flight=in_flight,
+            waiting=waiting,
+            waiting_for=slowest.bound_by if slowest is not None and slowest.waiting else None,
             prompt_tokens=tally.prompt_tokens,
             completion_tokens=tally.completion_tokens,
             requests_per_s=requests_per_s,
@@ -228,7 +238,8 @@ def _look(lane: Lane, requests_per_s: float) -> EndpointSnapshot:
     return EndpointSnapshot(
         name=lane.name,
         state=lane.state,
-        in_flight=lane.gate.in_flight,
+        in_flight=lane.gate.in_flight - lane.gate.waiting,
+        waiting=lane.gate.waiting,
         requests=exchanges.sent,
         answers=exchanges.answered,
         refusals=exchanges.refused,

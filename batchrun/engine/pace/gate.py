@@ -387,6 +387,11 @@ class EndpointGate:
         return self._permits - self._free
 
     @property
+    def waiting(self) -> int:
+        """See ``ports.Gate``."""
+        return self._queueing
+
+    @property
     def _out(self) -> int:
         """Requests that were sent: those that queue at the door hold a permit, too."""
         return self._permits - self._free - self._queueing

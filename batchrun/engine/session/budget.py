@@ -94,7 +94,7 @@ class Budget:
         self.whole = whole
         first = next((turn.amount for turn in self._line if not turn.told.done()), None)
         if first is not None:
-            self._switch.stop(Stop(self._guard, self._used_up(self, first)))
+            self._stop(first)
 
     async def reserve(self, amount: int) -> None:
         """Return when the amount is set aside, first come, first served. A cancelled waiter leaves
@@ -168,8 +168,12 @@ class Budget:
                 return
             else:
                 if not self.reserved:
-                    self._switch.stop(Stop(self._guard, self._used_up(self, turn.amount)))
+                    self._stop(turn.amount)
                 return
+
+    def _stop(self, amount: int) -> None:
+        """Stop the run: nothing is out, and a request of this amount does not fit."""
+        self._switch.stop(Stop(self._guard, self._used_up(self, amount), needs=amount))
 
     def _advance(self, amount: int) -> None:
         """Move the mark ahead, so that this amount fits and some more."""

@@ -39,6 +39,9 @@ class Stop:
     """Whether requests in flight get all the time they need, rather than the grace."""
     cause: Cause | None = None
     """The failure behind it, if a failure stopped the run."""
+    needs: int | None = None
+    """What the next request may use at most, of a budget that has no room for it: picodollars or
+    tokens."""
 
     @property
     def is_signal(self) -> bool:
@@ -75,7 +78,10 @@ class StopSwitch:
         """
         if deadline_s is None:
             return
-        reason = Stop("deadline", f"the deadline of {deadline_s:g} s is over (--deadline)")
+        reason = Stop(
+            "deadline",
+            f"the deadline of {deadline_s:g} s, from this start on, is over (--deadline)",
+        )
         due_s = clock.now_s() + max(0.0, deadline_s - elapsed_s)
         loop = asyncio.get_running_loop()
 

@@ -194,7 +194,7 @@ def _require_finished(source: SourceRun) -> None:
     pending = rows.get("pending") if isinstance(rows, dict) else None
     why = None
     if not source.summary:
-        why = "it has no summary.json: the run was killed"
+        why = "it has no summary.json: the run did not end"
     elif source.summary.get("status") not in _FINISHED or pending != 0:
         count = f"{pending:,} rows are pending" if isinstance(pending, int) else "rows are pending"
         why = f"it is {source.summary.get('status')}: {count}"

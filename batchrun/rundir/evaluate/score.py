@@ -82,7 +82,7 @@ def score(
         summary = read_json(store, SUMMARY)
         if not isinstance(summary, dict):
             message = (
-                f"{store.where()} has no summary.json: the run was killed. Run the same command "
+                f"{store.where()} has no summary.json: the run did not end. Run the same command "
                 "again, and then score it"
             )
             raise RunUnfinishedError(message)

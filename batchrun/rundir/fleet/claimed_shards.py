@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from batchrun.adapters.journal.flight_log import FLIGHTS
 from batchrun.adapters.journal.journal import Journal, log_name
 from batchrun.adapters.parts.sealer import Parts
 from batchrun.adapters.storage import files
@@ -15,7 +16,7 @@ from batchrun.records import Span
 from batchrun.rundir import resend
 from batchrun.rundir.fleet.launches import Launch
 from batchrun.rundir.fleet.workers import Worker
-from batchrun.rundir.open_run import FLIGHTS, RunDirectory
+from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.recover_flights import recover_flights
 
 ALL_KNOWN = 2**31 - 1

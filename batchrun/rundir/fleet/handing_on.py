@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from batchrun.adapters.environment.clock import real_s
+from batchrun.adapters.journal.flight_log import FLIGHTS
 from batchrun.adapters.journal.journal import STATES
 from batchrun.adapters.journal.state_db import StateFile
 from batchrun.adapters.storage import disk, files
@@ -40,7 +41,6 @@ from batchrun.core.text.legible import json_of
 from batchrun.errors import StorageError
 from batchrun.rundir.claim import FLEET, SharedDirectory, new_mark, refuse_strangers
 from batchrun.rundir.lock import Lock, this_kernel
-from batchrun.rundir.open_run import FLIGHTS
 
 LOCK = f"{FLEET}/lock"
 HANDED_ON = f"{FLEET}/states"

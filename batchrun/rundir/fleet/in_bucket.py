@@ -32,6 +32,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from batchrun.adapters.journal.flight_log import FLIGHTS
 from batchrun.adapters.journal.journal import log_names
 from batchrun.adapters.journal.state_db import Published
 from batchrun.adapters.storage import files, filesystems
@@ -65,7 +66,7 @@ from batchrun.rundir.fleet.launches import (
     Purpose,
 )
 from batchrun.rundir.lock import Held
-from batchrun.rundir.open_run import FLIGHTS, RunDirectory
+from batchrun.rundir.open_run import RunDirectory
 
 ENDING, WITHDRAWN = "ending", "withdrawn"
 LEFT, LEARNED = "left", "learned.json"

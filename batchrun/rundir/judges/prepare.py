@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from batchrun.core.run.changes import Changes
 from batchrun.core.settings import resolve
 from batchrun.core.settings.addresses import local_path, split_query
 from batchrun.core.settings.resolve import Raw, Settings
+from batchrun.core.settings.table import SHORT, TABLE
 from batchrun.errors import UnboundedError, UsageError
 from batchrun.records import Request
 from batchrun.rundir.chain.assumed_rows import shaper_over
@@ -40,6 +42,12 @@ from batchrun.rundir.preflight import Priced
 
 _OWN = ("input.", "output.dir", "output.checkpoint")
 """Settings that a judge has from the run that it judges."""
+_KEYS = {setting.flag: setting.name for setting in TABLE if setting.flag is not None} | {
+    setting.flag: f"request.params.{setting.key}" for setting in SHORT if setting.flag is not None
+}
+"""The key of a config by the flag that sets the same."""
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+_TWICE = re.compile(r"([\w.]+) \(\1\)")
 _FROM = "../.."
 """That run, from where the judge's own is."""
 
@@ -84,7 +92,10 @@ def prepare(
             f'{judge.key} has no config; write config = "FILE.toml", with its prompt and schema'
         )
         raise UsageError(message)
-    raw = {} if judge.config is None else read_config(at_home(judge.config))
+    try:
+        raw = {} if judge.config is None else read_config(at_home(judge.config))
+    except UsageError as error:
+        raise fault_of(judge, error) from None
     _refuse_own(judge, raw)
     place = {
         "input.from": directory,
@@ -92,12 +103,11 @@ def prepare(
         "output.checkpoint": checkpoint_of(directory, checkpoint, judge.name),
     }
     named = {name: value for name, value in place.items() if value is not None}
-    raw, warnings = resolve.lay_over(raw, environment, located({**(given or {}), **named}))
     try:
+        raw, warnings = resolve.lay_over(raw, environment, located({**(given or {}), **named}))
         settings = resolve.resolve(read_schema(raw))
     except UsageError as error:
-        message = f"{_config_of(judge)}: {error}"
-        raise UsageError(message) from None
+        raise fault_of(judge, error, flags=given is not None) from None
     if settings.repeat > 1:
         message = (
             f"{_config_of(judge)} sets request.repeat; an answer has one verdict of a judge. Name "
@@ -151,6 +161,18 @@ def _refuse_own(judge: Judge, raw: Raw) -> None:
                 f"judges and writes into {JUDGES}/{judge.name} there. Leave it out"
             )
             raise UsageError(message)
+
+
+def fault_of(judge: Judge, error: UsageError, *, flags: bool = False) -> UsageError:
+    """The same error with the name of the judge whose settings are to blame. Unless ``flags`` set
+    them, it names keys of its config in the place of flags, which would set those of the run.
+    """
+    told = str(error)
+    if not flags:
+        told = _FLAG.sub(lambda found: _KEYS.get(found[0], found[0]), told)
+        told = _TWICE.sub(r"\1", told)
+    named = judge.key if told.startswith(f"{judge.config}:") else _config_of(judge)
+    return type(error)(f"{named}: {told}")
 
 
 def _config_of(judge: Judge) -> str:
@@ -267,8 +289,9 @@ def require_bounded(run: JudgeRun) -> None:
         request = Request(0, None, wire, "", settings.one_model, 0, worst=worst)
         Priced(settings, book, wall_us).require(request)
     except UnboundedError as error:
+        fault = fault_of(run.judge, UsageError(str(error)))
         message = (
-            f"{run.judge.key}: {error}. --max-cost covers the judges too, so what a judgement may "
+            f"{fault}. --max-cost covers the judges too, so what a judgement may "
             "cost must be known. Nothing was sent"
         )
         raise UsageError(message) from None

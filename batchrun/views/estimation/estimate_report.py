@@ -437,7 +437,7 @@ class Report:
             yield (
                 f"{counted(sums.unstated, 'row')} "
                 f"{verb(sums.unstated, 'does not limit its', 'do not limit their')} answer: up to "
-                f"{UNSTATED_HIGH:,} tokens are assumed. --param max_completion_tokens=N limits "
+                f"{UNSTATED_HIGH:,} tokens are assumed. --max-tokens N limits "
                 f"{verb(sums.unstated, 'it', 'them')}"
             )
         if sums.unread:

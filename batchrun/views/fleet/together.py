@@ -11,7 +11,7 @@ from batchrun.engine.observe.funds import MoneySnapshot
 from batchrun.engine.observe.monitor import EndpointSnapshot, Snapshot
 
 _SUMS = ("ok", "error", "retries", "throttled", "requests", "prompt_tokens", "completion_tokens")
-_NOW = ("in_flight", "requests_per_s", "tokens_per_s")
+_NOW = ("in_flight", "waiting", "requests_per_s", "tokens_per_s")
 """What only counts of workers that go on."""
 _OF_WINDOWS = ("concurrency", "low", "high", "rows_per_s", "tokens_per_s", "pace_per_s", "cuts")
 _OF_SERVERS = ("server_running", "server_waiting")
@@ -41,7 +41,7 @@ def together(
     living = found if alive is None else {name: found[name] for name in alive if name in found}
     running = [status for status in living.values() if not status["last"]]
     sums = {name: sum(status[name] for status in statuses) for name in _SUMS}
-    now = {name: sum(status[name] for status in running) or 0 for name in _NOW}
+    now = {name: sum(status.get(name, 0) for status in running) for name in _NOW}
     inputs = [status["rows_input"] for status in statuses if status["rows_input"] is not None]
     rows = max(inputs, default=None)
     sums["ok"], sums["error"] = sums["ok"] + before[0], sums["error"] + before[1]
@@ -57,6 +57,7 @@ def together(
         resumed=sum(before),
         eta_s=eta_s(left, running),
         bound_by=_most_common(status["bound_by"] for status in running),
+        waiting_for=_most_common(status.get("waiting_for") for status in running),
         cost_usd=_sum(status["cost_usd"] for status in statuses),
         wasted_cost_usd=_sum(status["wasted_cost_usd"] for status in statuses),
         money=_money(statuses, running, sums["ok"]),
@@ -142,7 +143,7 @@ def _endpoints(statuses: Sequence[Status], *, now: bool) -> tuple[EndpointSnapsh
 def _endpoint(name: str, found: Sequence[Status], *, now: bool) -> EndpointSnapshot:
     worst = max(found, key=lambda one: _HEALTH.index(one["state"]))
     counters = ("requests", "answers", "refusals", "failures")
-    rates = ("in_flight", "requests_per_s")
+    rates = ("in_flight", "waiting", "requests_per_s")
     return EndpointSnapshot(
         name=name,
         state=worst["state"],
@@ -151,7 +152,7 @@ def _endpoint(name: str, found: Sequence[Status], *, now: bool) -> EndpointSnaps
         limits=next((one["limits"] for one in found if one["limits"]), []),
         window=_window([one["window"] for one in found if one.get("window")]),
         **{key: sum(one[key] for one in found) for key in counters},
-        **{key: sum(one[key] for one in found) if now else 0 for key in rates},
+        **{key: sum(one.get(key, 0) for one in found) if now else 0 for key in rates},
     )
 
 

@@ -33,7 +33,9 @@ _COUNTS = ("input", "ok", "error", "pending")
 KEYS = {
     "dir": "The run directory, below FOLDER as it was given.",
     "started_at": "When its first session began, UTC.",
-    "status": "As in `summary.json`; `running` or `killed` for a run without a current summary.",
+    "status": (
+        "As in `summary.json`; `running`, `killed` or `unsent` for a run without a current summary."
+    ),
     "exit_code": "Of its last session; null while it runs or if it was killed.",
     "verdict": (
         "The worst verdict of its gates: `fail`, `inconclusive`, `not_judged`, `warn` or `pass`. "

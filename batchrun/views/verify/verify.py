@@ -156,7 +156,7 @@ def _summary(store: StoreReader, look: Look, report: Report) -> dict[str, Any] |
     if store.size(SUMMARY) is not None:
         report.found("summary", "summary.json holds no JSON object; run again")
     elif not look.live:
-        text = "summary.json is missing: the run was killed; run it again"
+        text = "summary.json is missing: the run did not end; run it again"
         report.found("summary_missing", text)
     return None
 

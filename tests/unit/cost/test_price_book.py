@@ -47,6 +47,16 @@ def _listed(usd, **more):
     return Listed(price(Quote(D(usd), D(0))), **more)
 
 
+def test_a_price_that_is_missing_at_an_endpoint_that_asks_none_is_no_news():
+    """Nothing is said of the built-in servers; what other endpoints lack is said all the same."""
+    said = []
+    book = PriceBook({}, lambda *_: None, said.append, free=["built-in"])
+    for endpoint, told in (("built-in", 0), ("other", 1)):
+        cost = book.bill(endpoint, "m", "m", None, USAGE, None, {}, 0)
+        assert cost == (None, None)
+        assert len(said) == told
+
+
 @pytest.mark.parametrize("name", ["asked", "answered"])
 def test_the_users_own_price_wins_over_the_list(name):
     """By either model's name; the list is not even looked at."""

@@ -91,7 +91,7 @@ def test_writing_into_a_cache_costs_more_than_reading():
 )
 def test_without_a_limit_there_is_no_bound(limits):
     """And the message says what to set. A limit below 1 is none to many a server."""
-    with pytest.raises(RowError, match="max_completion_tokens=N"):
+    with pytest.raises(RowError, match="--max-tokens N"):
         worst_case(_body(**limits), WIRE)
 
 
