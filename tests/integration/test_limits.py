@@ -24,7 +24,7 @@ def test_a_limit_is_kept(cli, simulator, jsonl, summary, server, ours, rows, sec
     stats = endpoint.stats()
     assert stats["requests_total"] - rows <= rows * 0.02, stats
     took_s = summary(cli.folder / "run")["wall_s"]
-    assert seconds <= took_s <= 3 * seconds + 2
+    assert seconds <= took_s <= 3 * seconds + 12, "a whole minute was waited for, or more"
 
 
 def test_concurrency_is_kept_and_used(cli, simulator, jsonl):
