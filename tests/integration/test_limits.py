@@ -29,7 +29,7 @@ def test_a_limit_is_kept(cli, simulator, jsonl, summary, server, ours, rows, sec
 
 def test_concurrency_is_kept_and_used(cli, simulator, jsonl):
     """Never more requests in flight than allowed, and no fewer than that for long."""
-    endpoint = simulator(latency=FixedLatency(0.05))
+    endpoint = simulator(latency=FixedLatency(0.2))
     done = cli.run(
         *(jsonl(60), "-o", "run", "--no-progress", "--concurrency", 7),
         *("--base-url", endpoint.base_url),
