@@ -50,6 +50,7 @@ def next_of(err):
     return int(re.search(r"may take ([\d,]+) tokens", err)[1].replace(",", ""))
 
 
+@pytest.mark.slow
 def test_processes_stop_together_at_the_limit(fleet, cli, jsonl, billing, summary):
     """With the message and the exit code of a single one, as close to the limit; a plain run with a
     higher one goes on.

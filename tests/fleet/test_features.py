@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.harness.slow import rest_slow
 from tests.integration.test_judges import TONE, world  # noqa: F401 - a fixture
 
 PROMPT = ("--prompt", "Say {{ text }} of {{ topic }}")
@@ -58,7 +59,7 @@ def same(fleet, cli, comparable, summary, echo):
     return check
 
 
-@pytest.mark.parametrize("limit", [47, 60, 130, 500])
+@pytest.mark.parametrize("limit", rest_slow([47, 60, 130, 500]))
 def test_a_limit_is_that_of_all(same, fleet, cli, jsonl, echo, summary, limit):
     """Inside a shard, at its end, at the input's end and behind it; the rest is done later."""
     rows = jsonl(questions(130))
@@ -72,12 +73,13 @@ def test_a_limit_is_that_of_all(same, fleet, cli, jsonl, echo, summary, limit):
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_every_row_is_sent_as_often_as_one_process_sends_it(same, jsonl):
     """``--repeat``, also with a limit and a number of rows that fills no shard."""
     same(jsonl(questions(50)), *PROMPT, "--repeat", 3, "--limit", 47)
 
 
-@pytest.mark.parametrize("status", ["ok", "any"])
+@pytest.mark.parametrize("status", rest_slow(["ok", "any"]))
 def test_the_results_of_another_run_are_an_input(same, cli, jsonl, echo, status):
     """``--from``, with rows that are left out in between."""
     rows = questions(90)
@@ -89,6 +91,7 @@ def test_the_results_of_another_run_are_an_input(same, cli, jsonl, echo, status)
     same("--from", "one", "--from-status", status, "--prompt", "Is it so: {{ row.content }}?")
 
 
+@pytest.mark.slow
 def test_conversations_are_held_by_all(same, jsonl):
     """``--turns``: rows of up to three turns."""
     rows = [{"turns": [f"{n} {turn}" for turn in range(1 + n % 3)]} for n in range(70)]
@@ -107,6 +110,7 @@ def test_answers_of_another_run_are_taken_once(same, fleet, cli, jsonl, echo, pu
     assert sum(origin is not None for origin in taken) == 70
 
 
+@pytest.mark.slow
 def test_lengths_of_another_run_order_the_rows(same, cli, jsonl, echo):
     """``--lengths-from`` changes the order alone."""
     rows = jsonl(questions(90))
@@ -115,6 +119,7 @@ def test_lengths_of_another_run_order_the_rows(same, cli, jsonl, echo):
     same(rows, *PROMPT, "--lengths-from", "old")
 
 
+@pytest.mark.slow
 def test_old_answers_are_taken_after_a_restart(fleet, cli, jsonl, echo, summary):
     """``--restart --reuse old`` by three processes moves the old contents once, and asks for new
     rows alone.

@@ -55,6 +55,7 @@ def test_a_rate_is_that_of_all_processes(fleet, cli, jsonl, counted):
     assert used >= 0.7, used
 
 
+@pytest.mark.slow
 def test_requests_in_flight_are_those_of_all_processes(fleet, cli, jsonl, counted):
     """Six at once are six, not eighteen."""
     endpoint, came, most = counted

@@ -68,6 +68,7 @@ def test_a_restart_happens_once(fleet, cli, jsonl, held, until):
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_a_process_that_a_scheduler_starts_again_restarts_nothing(fleet, cli, jsonl, simulator):
     """It has the same job id. Another job means another restart."""
     rows, endpoint = jsonl(60), simulator(latency=FixedLatency(0.01))
@@ -99,6 +100,7 @@ def test_what_was_answered_after_a_restart_is_kept(fleet, cli, jsonl, simulator,
     cli.verified("run")
 
 
+@pytest.mark.slow
 def test_failed_rows_are_sent_again_once(fleet, cli, jsonl, asked, summary, comparable):
     """Each once, whoever has its shard; those that fail again stay failed. As by one process."""
     endpoint, counts, refusals = asked

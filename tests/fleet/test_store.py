@@ -83,6 +83,7 @@ def test_two_processes_do_what_one_does(
     assert endpoint.stats()["requests_total"] == 260
 
 
+@pytest.mark.slow
 def test_workers_are_one_command(cli, jsonl, simulator, shared_store, given, sound):
     """With one checkpoint for all of them."""
     rows, endpoint = jsonl(300), simulator(latency=FAST)

@@ -158,6 +158,7 @@ def test_ctl_reaches_every_process(cli, jsonl, simulator, both, shared_store, un
     assert shared_store.json("summary.json")["rows"]["ok"] == endpoint.stats()["requests_total"]
 
 
+@pytest.mark.slow
 def test_a_limit_ends_in_the_middle_of_a_shard(fleet, jsonl, simulator, both, shared_store):
     """The first rows alone, each once."""
     endpoint = simulator(latency=FixedLatency(0.01))

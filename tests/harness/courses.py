@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -125,8 +126,15 @@ def rows(path: Path, count: int, max_tokens: Callable[[random.Random], int] | No
     return path
 
 
-def run(source: Path, base_url: str, folder: Path, flags: Sequence[object], for_s: float) -> Course:
-    """Run for so many seconds, or to the end of the input."""
+def run(
+    source: Path,
+    base_url: str,
+    folder: Path,
+    flags: Sequence[object],
+    for_s: float,
+    enough: Callable[[dict[str, Any]], bool] = lambda _: False,
+) -> Course:
+    """Run for so many seconds, to the end of the input, or until a window is ``enough``."""
     command = [sys.executable, "-m", "batchrun", "run", source, "-o", folder, "--model", "m"]
     command += ["--base-url", base_url, "--deadline", for_s, "--grace", 1, "--no-progress", *flags]
     log = folder.with_suffix(".err")
@@ -134,12 +142,18 @@ def run(source: Path, base_url: str, folder: Path, flags: Sequence[object], for_
         process = subprocess.Popen(list(map(str, command)), stderr=err, env=environment())
     try:
         peak = [0]
-        windows = list(_watched(process, folder, time.monotonic() + for_s + WAIT_S, peak))
+        windows: list[tuple[float, dict[str, Any]]] = []
+        asked_to_end = False
+        for at_s, found in _watched(process, folder, time.monotonic() + for_s + WAIT_S, peak):
+            windows.append((at_s, found))
+            if not asked_to_end and enough(found):
+                asked_to_end = True
+                process.send_signal(signal.SIGTERM)
     finally:
         process.kill()
         process.wait()
     said = log.read_text("utf-8")
-    assert process.returncode in {0, 3}, said
+    assert process.returncode in {0, 3, 128 + signal.SIGTERM}, (process.returncode, said)
     table = ds.dataset(folder / "attempts").to_table(columns=COLUMNS).to_pylist()
     began_s = min(one["started_at"].timestamp() for one in table)
     exchanges = [

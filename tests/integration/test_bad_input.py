@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.harness.slow import rest_slow
+
 GOOD = b'{"messages": [{"role": "user", "content": "hi"}]}'
 
 
@@ -238,7 +240,7 @@ def _max_rss(cli, arguments):
     return process.returncode, usage.ru_maxrss * 1024
 
 
-@pytest.mark.parametrize("name", ["big.jsonl", "big.csv", "big.csv.gz"])
+@pytest.mark.parametrize("name", rest_slow(["big.jsonl", "big.csv", "big.csv.gz"]))
 def test_a_line_of_100_mb_is_one_bad_row_in_flat_memory(cli, endpoint, tmp_path, published, name):
     """The line is passed over, not held; the rows around it are sent."""
     small = _file(tmp_path, GOOD, "small.jsonl")

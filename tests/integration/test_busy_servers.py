@@ -88,7 +88,7 @@ def test_a_server_that_batches_is_filled(tmp_path):
     assert course.tokens(*_second_half(course)) >= 0.95 * 1024 / (10 + 0.04 * 1024) * 1000
 
 
-@pytest.mark.slow
+@pytest.mark.quiet
 def test_a_rate_that_nobody_reports_is_found(tmp_path):
     """100 a second by 429s without a word: at least 97 % of it is used, with one refusal for each
     100 answers at most.

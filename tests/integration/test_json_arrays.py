@@ -19,7 +19,7 @@ def _file(cli, data, name="rows.json"):
     return path
 
 
-@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("indent", rest_slow([1, None]))
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_resume_goes_on_in_the_middle(cli, simulator, published, indent, packed):
     """Every element is a row once, whichever shards were done before."""

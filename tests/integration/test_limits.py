@@ -24,12 +24,12 @@ def test_a_limit_is_kept(cli, simulator, jsonl, summary, server, ours, rows, sec
     stats = endpoint.stats()
     assert stats["requests_total"] - rows <= rows * 0.02, stats
     took_s = summary(cli.folder / "run")["wall_s"]
-    assert seconds <= took_s <= 3 * seconds + 2
+    assert seconds <= took_s <= 3 * seconds + 12, "a whole minute was waited for, or more"
 
 
 def test_concurrency_is_kept_and_used(cli, simulator, jsonl):
     """Never more requests in flight than allowed, and no fewer than that for long."""
-    endpoint = simulator(latency=FixedLatency(0.05))
+    endpoint = simulator(latency=FixedLatency(0.2))
     done = cli.run(
         *(jsonl(60), "-o", "run", "--no-progress", "--concurrency", 7),
         *("--base-url", endpoint.base_url),

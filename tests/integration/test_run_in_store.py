@@ -19,6 +19,7 @@ from batchrun.views import run_status
 from batchrun.views.verify import verify
 from tests.harness import crashpoints
 from tests.harness.crashpoints import points
+from tests.harness.slow import rest_slow
 
 ROWS, SHARD_ROWS = 25, 10
 
@@ -110,7 +111,7 @@ def _question(number):
     return f"question {number:02}"
 
 
-@pytest.mark.parametrize("damage", ["cut off", "replaced", "removed"])
+@pytest.mark.parametrize("damage", rest_slow(["cut off", "replaced", "removed"]))
 def test_a_part_that_is_not_what_was_published(job, damage):
     """Exit code 2 names the object, and nothing is sent; --repair mends it."""
     assert job.run().code == 0
@@ -412,7 +413,7 @@ def test_scores_in_a_store(job, cli):
     assert json.loads(done.out) == [{"n": ROWS}], done.err
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", rest_slow([1, 2]))
 def test_a_chain_of_runs_in_a_bucket(job, times):
     """The answers of a run in a bucket are the input of another one there, with ``--repeat`` each
     so often: a source that changed moves rows as on a disk, and one whose checkpoint is elsewhere

@@ -53,19 +53,17 @@ def test_a_signal_lets_requests_in_flight_finish(
 
 def test_the_second_signal_stops_at_once(cli, simulator, jsonl, until, summary, published):
     """Who asks twice does not wait; what was in flight is counted as possibly billed."""
-    endpoint = simulator(latency=FixedLatency(20))
+    endpoint = simulator(latency=FixedLatency(600))
     live = cli.start(
         *("run", jsonl(10), "-o", "run", "--model", "m", "--base-url", endpoint.base_url),
-        *("--concurrency", 4, "--no-progress"),
+        *("--concurrency", 4, "--grace", 600, "--no-progress"),
     )
     until(lambda: endpoint.stats()["in_flight"] == 4)
     live.signal(signal.SIGINT)
-    time.sleep(0.5)
+    until(lambda: "once more stops at once" in live.err)
     assert live.process.poll() is None
-    asked = time.monotonic()
     live.signal(signal.SIGINT)
     done = live.wait()
-    assert time.monotonic() - asked < 5
     assert done.code == 130, done.err
     found = summary(cli.folder / "run")
     assert found["rows"] == {"input": 10, "ok": 0, "error": 0, "pending": 10}
@@ -78,7 +76,7 @@ def test_the_second_signal_stops_at_once(cli, simulator, jsonl, until, summary, 
 
 def test_the_grace_is_bounded(cli, simulator, jsonl, until):
     """Requests that do not finish within --grace are given up."""
-    endpoint = simulator(latency=FixedLatency(20))
+    endpoint = simulator(latency=FixedLatency(600))
     live = cli.start(
         *("run", jsonl(4), "-o", "run", "--model", "m", "--base-url", endpoint.base_url),
         *("--grace", 0.3, "--no-progress"),
@@ -87,12 +85,12 @@ def test_the_grace_is_bounded(cli, simulator, jsonl, until):
     asked = time.monotonic()
     live.signal(signal.SIGTERM)
     assert live.wait().code == 143
-    assert 0.3 <= time.monotonic() - asked < 5
+    assert 0.3 <= time.monotonic() - asked < 15
 
 
 def test_rows_that_wait_are_given_up_at_once(cli, scripted, jsonl, until, summary):
     """A run that waits for its turn or for a server's pause ends as soon as it is asked to."""
-    endpoint = scripted(lambda *_: (503, {"Retry-After": "60"}, {"error": {"message": "busy"}}))
+    endpoint = scripted(lambda *_: (503, {"Retry-After": "600"}, {"error": {"message": "busy"}}))
     live = cli.start(
         *("run", jsonl(5), "-o", "run", "--model", "m", "--base-url", endpoint.base_url),
         *("--no-progress", "--rpm", 120),
@@ -102,7 +100,7 @@ def test_rows_that_wait_are_given_up_at_once(cli, scripted, jsonl, until, summar
     live.signal(signal.SIGINT)
     done = live.wait()
     assert done.code == 130, done.err
-    assert time.monotonic() - asked < 5
+    assert time.monotonic() - asked < 15
     found = summary(cli.folder / "run")
     assert found["rows"]["pending"] == 5
     assert found["totals"]["attempts"] == len(endpoint.requests)
@@ -111,14 +109,14 @@ def test_rows_that_wait_are_given_up_at_once(cli, scripted, jsonl, until, summar
 
 def test_a_signal_is_acknowledged_while_the_run_drains(cli, simulator, jsonl, until):
     """Who presses Ctrl-C is told right away that requests in flight may finish."""
-    endpoint = simulator(latency=FixedLatency(3))
+    endpoint = simulator(latency=FixedLatency(300))
     live = cli.start(
         *("run", jsonl(4), "-o", "run", "--model", "m", "--base-url", endpoint.base_url),
         "--no-progress",
     )
     until(lambda: endpoint.stats()["in_flight"] == 4)
     live.signal(signal.SIGINT)
-    until(lambda: "once more stops at once" in live._err.read_text(), timeout_s=2)
+    until(lambda: "once more stops at once" in live.err)
     live.kill()
 
 

@@ -6,6 +6,7 @@ from batchrun.core.reply.server_load import Load
 from batchrun.engine.pace.climb import Climb
 from batchrun.engine.pace.reported_load import ReportedLoad
 from tests.harness.capacity import Batching, Slots, Timed, best_rate, knee
+from tests.harness.slow import rest_slow
 
 SEEDS = (1, 2, 3)
 SERVERS = {
@@ -26,7 +27,7 @@ def _share(record, best, from_s, to_s, *, tokens):
     return record.rate(from_s, to_s, tokens=tokens) / best
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", rest_slow(SERVERS, 3))
 def test_it_delivers_what_the_best_fixed_window_does(name):
     """At least 0.95 of it in the second half, and 0.8 over the whole of a run at low latency."""
     server, windows, for_s, whole = SERVERS[name]

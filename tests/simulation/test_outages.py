@@ -56,7 +56,7 @@ def _ledger_is_true(rig):
     assert counted == rig.transport.asked_of
 
 
-@pytest.mark.parametrize("concurrency", [1, 4, 64])
+@pytest.mark.parametrize("concurrency", rest_slow([4, 1, 64]))
 @pytest.mark.parametrize("how", DEAD)
 def test_no_row_is_charged_for_an_outage(how, concurrency):
     """Ten minutes of it in mid-run: every row ends ok with two attempts allowed, the server is
@@ -130,7 +130,7 @@ def test_a_stop_ends_the_waiting():
     _ledger_is_true(rig)
 
 
-@pytest.mark.parametrize("seed", rest_slow(range(60), 20))
+@pytest.mark.parametrize("seed", rest_slow(range(60), 8))
 def test_any_outage(seed):
     """Whatever fails for how long, between whatever else: each row ends once, the ledger is what
     the server counted, and where failures are not the rows' own none of them fails.

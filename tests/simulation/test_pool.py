@@ -94,7 +94,7 @@ def test_weight_shifts_what_is_not_at_its_limit():
 
 
 @pytest.mark.parametrize("how", rest_slow(["connect", "cut", "timeout", "503", "500"], 10))
-@pytest.mark.parametrize("concurrency", [1, 2, 12])
+@pytest.mark.parametrize("concurrency", rest_slow([2, 1, 12]))
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_an_endpoint_that_dies_costs_nobody(how, concurrency, attempts):
     """Down from 3 s to 13 s: every row is ok though a row has one attempt, the dead one is left

@@ -23,7 +23,7 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("name", rest_slow(LIMITS, 5))
+@pytest.mark.parametrize("name", rest_slow(LIMITS, 3))
 def test_it_finds_the_rate(name):
     """The limit is used, and few requests are refused, once it was met."""
     server, rate, share, waste = LIMITS[name]

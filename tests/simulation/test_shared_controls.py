@@ -16,6 +16,7 @@ from batchrun.errors import StorageError
 from batchrun.fleet.sharing import Sharing
 from batchrun.testing.claims import FakeClaims
 from batchrun.testing.virtual import VirtualClock, run_virtual
+from tests.harness.slow import rest_slow
 
 LATENCY_S = 0.4
 FOLLOWED_S = 5.0
@@ -109,7 +110,7 @@ def played(body, *given, **more):
 RPM = (Limit("e", quota.CONCURRENCY, 64.0), Limit("e", quota.RPM, 1200.0))
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", rest_slow([1, 2, 3]))
 def test_a_rate_is_lowered_and_raised_for_all(seed):
     """Four processes: once they have followed, no second has more than the new sum, and nearly all
     of it is used.

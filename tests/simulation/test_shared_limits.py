@@ -17,6 +17,7 @@ from batchrun.fleet import sharing as sharing_module
 from batchrun.fleet.sharing import Sharing
 from batchrun.testing.claims import FakeClaims
 from batchrun.testing.virtual import VirtualClock, run_virtual
+from tests.harness.slow import rest_slow
 
 BUCKET_S = 0.1
 LATENCY_S = 0.5
@@ -137,7 +138,7 @@ RPM = (Limit("e", quota.RPM, 1200.0),)
 PER_S = 20
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", rest_slow([1, 2]))
 def test_a_rate_is_used_and_never_exceeded(seed):
     """One of four is killed, and one comes late: 95 % of the rate is used, and no second has more
     of it than the rate and a bucket.

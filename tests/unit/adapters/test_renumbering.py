@@ -15,6 +15,7 @@ from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.core.run.shards import is_former
 from batchrun.records import Block, Position, Row
 from batchrun.testing.samples import answered, attempt, failed
+from tests.harness.slow import rest_slow
 
 SEEDS = range(6)
 SHARD_ROWS = 4
@@ -153,7 +154,7 @@ class Life:
 
 
 @pytest.mark.parametrize("repeats", [1, 2])
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", rest_slow(SEEDS, 2))
 def test_every_row_finds_its_place(tmp_path, seed, repeats):
     """Rows that come, go and change, several times over: results and attempts follow their rows,
     each repeat its own, and the sum of all attempts is what was made.

@@ -7,6 +7,7 @@ from batchrun.core.estimate.prompt_tokens import MESSAGE_TOKENS, PRIMING_TOKENS,
 from batchrun.core.estimate.scripts_of_text import CLASSES, byte_counts
 from batchrun.core.estimate.token_table import ERRORS, RATES, STAND_IN, UNKNOWN_MODEL
 from batchrun.core.estimate.vocabulary import Counted
+from tests.harness.slow import rest_slow
 
 TEXTS = {
     "letters": (
@@ -44,7 +45,9 @@ def test_odd_text_is_counted():
 
 
 @pytest.mark.parametrize("script", TEXTS)
-@pytest.mark.parametrize("model", ["gpt-4o", "llama-3.3-70b", "qwen3-8b", "deepseek-chat", "mine"])
+@pytest.mark.parametrize(
+    "model", rest_slow(["gpt-4o", "mine", "llama-3.3-70b", "qwen3-8b", "deepseek-chat"], 2)
+)
 def test_by_bytes_is_right_within_its_error(model, script):
     """The interval by bytes holds what the tokenizer of the model counts; of an unknown model,
     what its stand-in does.

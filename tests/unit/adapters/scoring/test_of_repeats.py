@@ -78,12 +78,22 @@ def _elected(votes, expected):
 
 
 @pytest.mark.parametrize("n", range(1, 6))
-def test_majority_is_whether_the_expected_value_has_most_votes(aggregate, n):
+def test_majority_is_whether_the_expected_value_has_most_votes(database, n):
     """For all votes of up to five answers; a tie counts as the share of lots that would win."""
-    for votes in itertools.product(["a", "b", "c", None], repeat=n):
-        column = pa.array(votes, pa.string())
-        found = aggregate("majority(x, y)", x=column, y=["a"] * n)
-        assert found == pytest.approx(_elected(votes, "a")), votes
+    every = list(itertools.product(["a", "b", "c", None], repeat=n))
+    table = pa.table(
+        {
+            "case_of": [case for case in range(len(every)) for _ in range(n)],
+            "x": pa.array(itertools.chain.from_iterable(every), pa.string()),
+            "y": ["a"] * n * len(every),
+        }
+    )
+    with database.tables(results=Table(table.schema, table.to_batches)):
+        sql = "SELECT case_of, majority(x, y) FROM results GROUP BY case_of"
+        found = dict(database.rows(sql, "test"))
+    assert len(found) == 4**n
+    for case, votes in enumerate(every):
+        assert found[case] == pytest.approx(_elected(votes, "a")), votes
 
 
 @pytest.mark.parametrize(
