@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 
 import aiohttp
@@ -109,6 +110,66 @@ def test_a_server_that_fails_now_and_then_is_asked_again(scripted, monkeypatch):
     heard = []
     assert not _reports(heard, address(endpoint.base_url), lambda found: len(found) >= 9)
     assert heard[:6] == [None, None, Load(4, 60)] * 2
+
+
+@pytest.mark.parametrize("status", [503, 429, None], ids=["503", "429", "it hangs up"])
+def test_a_server_that_is_busy_is_asked_later(scripted, monkeypatch, status):
+    """No answer, or one that says to come back, does not mean that there is no such page."""
+    monkeypatch.setattr(load_reports, "EVERY_S", 0.01)
+    busy = 2 * load_reports.FAILURES_MAX
+
+    def reply(_body, _headers, nth):
+        if nth > busy:
+            return 200, {}, QUEUE
+        return None if status is None else (status, {}, b"busy")
+
+    endpoint = scripted(reply, reports_load=True)
+    heard = []
+    _reports(heard, address(endpoint.base_url), lambda found: found[-1] is not None)
+    assert set(heard[:-1]) == {None}
+    assert len(heard) > load_reports.FAILURES_MAX
+    assert heard[-1] == Load(4, 60)
+
+
+def test_the_pause_after_no_answer_has_a_bound(scripted, monkeypatch):
+    """It doubles up to a minute, and the first report ends it."""
+    pauses, sleep = [], asyncio.sleep
+
+    async def slept(pause_s):
+        pauses.append(pause_s)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", slept)
+    endpoint = scripted(
+        lambda _, __, nth: (200 if nth > 8 else 503, {}, QUEUE), reports_load=True
+    )
+    heard = []
+    _reports(heard, address(endpoint.base_url), lambda found: found.count(None) < len(found) - 1)
+    assert pauses[:10] == [2, 4, 8, 16, 32, 60, 60, 60, 60, 2]
+
+
+def test_a_request_waits_its_turn_at_a_busy_server(scripted, monkeypatch):
+    """A late report is told as none, and is taken when it comes: the request keeps its place among
+    the connections that the server will read.
+    """
+    monkeypatch.setattr(load_reports, "EVERY_S", 0.01)
+    monkeypatch.setattr(load_reports, "LATE_S", 0.05)
+    missed = threading.Event()
+
+    def reply(*_):
+        missed.wait(30)
+        return 200, {}, QUEUE
+
+    endpoint = scripted(reply, reports_load=True)
+    heard = []
+
+    def until(found):
+        missed.set()
+        return found[-1] is not None
+
+    _reports(heard, address(endpoint.base_url), until)
+    assert heard[:2] == [None, Load(4, 60)]
+    assert endpoint.requests[0][0] == "/metrics"
 
 
 @pytest.mark.slow
