@@ -220,66 +220,46 @@ class Slots:
 @dataclass(frozen=True)
 class Threads:
     """Slots behind an HTTP server with a few threads, each of which serves one connection until
-    that is closed, lies idle for ``keeps_s`` or has carried ``most`` requests (cpp-httplib, which
-    llama.cpp uses, Apache's prefork). Requests on other connections are not even read.
-
-    ``closes`` says whether the client closes the connections that a smaller window leaves idle.
+    that is closed or has carried ``most`` requests: llama.cpp's, by cpp-httplib. Requests on other
+    connections are not even read. The client uses a connection again at once, and closes those that
+    a smaller window leaves idle.
     """
 
     slots: int
     serve_s: float
     threads: int
-    keeps_s: float = 5.0
     most: int = 100
-    closes: bool = True
     tokens: bool = False
 
     def serve(self, client: Window, for_s: float, seed: int) -> Record:
         """See ``Server``."""
         dice, record, now = random.Random(seed), Record(), 0.0
-        events: list[tuple[float, int, float | None, int]] = []  # due, number, sent, carried
+        busy: list[tuple[float, int, float, int]] = []  # due, number, sent, carried before
         queue: deque[tuple[float, int]] = deque()  # read, and waiting for a slot
         unread: deque[float] = deque()
         numbers = itertools.count()
-        kept: list[int] = []  # what each idle connection has carried
-        timeouts: dict[int, int] = {}
-        free, busy, out = self.threads, 0, 0
+        free, out = self.threads, 0
         while now < for_s:
             while out < client.window:
+                unread.append(now)
                 out += 1
-                if kept:
-                    number = kept.pop()
-                    queue.append((now, timeouts.pop(number)))
-                else:
-                    unread.append(now)
             while free and unread:
-                free -= 1
                 queue.append((unread.popleft(), 0))
-            while queue and busy < self.slots:
-                busy += 1
+                free -= 1
+            while queue and len(busy) < self.slots:
                 sent, carried = queue.popleft()
                 due = now + self.serve_s * dice.uniform(0.8, 1.2)
-                heapq.heappush(events, (due, next(numbers), sent, carried))
-            now, number, began, carried = heapq.heappop(events)
-            if began is None:
-                if number in timeouts:
-                    kept.remove(number)
-                    del timeouts[number]
-                    free += 1
-                continue
-            busy -= 1
+                heapq.heappush(busy, (due, next(numbers), sent, carried))
+            now, _, began, carried = heapq.heappop(busy)
             tokens = tokens_of(dice)
             record.answers.append(Reply(now, tokens))
             client.answered(began, now, now - began, tokens, out)
-            out -= 1
             record.windows.append((now, client.window))
-            if carried + 1 >= self.most or (self.closes and out >= client.window):
-                free += 1
+            if carried + 1 < self.most and out <= client.window:
+                queue.append((now, carried + 1))
             else:
-                number = next(numbers)
-                kept.append(number)
-                timeouts[number] = carried + 1
-                heapq.heappush(events, (now + self.keeps_s, number, None, 0))
+                free += 1
+                out -= 1
         return record
 
 

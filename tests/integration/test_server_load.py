@@ -140,9 +140,7 @@ def test_the_pause_after_no_answer_has_a_bound(scripted, monkeypatch):
         await sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", slept)
-    endpoint = scripted(
-        lambda _, __, nth: (200 if nth > 8 else 503, {}, QUEUE), reports_load=True
-    )
+    endpoint = scripted(lambda _, __, nth: (200 if nth > 8 else 503, {}, QUEUE), reports_load=True)
     heard = []
     _reports(heard, address(endpoint.base_url), lambda found: found.count(None) < len(found) - 1)
     assert pauses[:10] == [2, 4, 8, 16, 32, 60, 60, 60, 60, 2]

@@ -153,12 +153,14 @@ class Epoch:
         self.replies = self.overloaded = self.untold = self.in_flight = 0
         self.latency = self.latency2 = self.tokens = self.tokens2 = self.both = 0.0
 
-    def missed(self, now_s: float, in_flight: int) -> None:
-        """One came back, of so many in flight, that began before this epoch; the first begins it."""
-        if self.from_s == math.inf:
-            self.from_s, self.before = now_s, in_flight - 1
-        else:
+    def missed(self, now_s: float, in_flight: int, window: int) -> None:
+        """One of so many in flight came back that began before this epoch. The first that leaves
+        room in the window begins it.
+        """
+        if self.from_s < math.inf:
             self.late += 1
+        elif in_flight <= window:
+            self.from_s, self.before = now_s, in_flight - 1
 
     @property
     def stuck(self) -> bool:
@@ -235,7 +237,7 @@ class Climb:
         """
         epoch = self._epoch
         if sent_at_s < epoch.from_s:
-            epoch.missed(now_s, in_flight)
+            epoch.missed(now_s, in_flight, self.window)
             return False
         epoch.first_s = min(epoch.first_s, sent_at_s)
         epoch.replies += 1
@@ -256,7 +258,7 @@ class Climb:
         """A request failed because the server had too much to do. Returns as ``answered``."""
         epoch = self._epoch
         if sent_at_s < epoch.from_s:
-            epoch.missed(now_s, self.window)
+            epoch.missed(now_s, self.window, self.window)
             return False
         epoch.first_s = min(epoch.first_s, sent_at_s)
         epoch.overloaded += 1
