@@ -641,7 +641,7 @@ class TestOnTheWire:
 
 
 class TestIdleConnections:
-    """Which connections are used again, and which are closed; the plain way leaves that to aiohttp."""
+    """Which are used again, and which are closed; the plain way leaves that to aiohttp."""
 
     def test_the_connection_used_last_serves_next(self):
         """One row after the other keeps to one connection, and the others are left to expire."""
@@ -684,7 +684,7 @@ class TestIdleConnections:
 
                 async def left(count):
                     async with asyncio.timeout(5):
-                        while len(server.writers) != count:
+                        while len(server.writers) != count:  # noqa: ASYNC110 - sockets close
                             await asyncio.sleep(0.01)
 
                 transport.resize(8)

@@ -1,6 +1,7 @@
 """Servers of one's own are asked for their load at `/metrics`; nothing depends on the answer."""
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -97,7 +98,7 @@ def test_it_is_asked_without_key_or_headers(scripted, monkeypatch):
     for path, headers, _ in endpoint.requests:
         assert path == "/metrics"
         assert {name.lower() for name in headers} <= {
-            *("host", "accept", "accept-encoding", "user-agent")
+            *("host", "accept", "accept-encoding", "user-agent", "connection")
         }
 
 
@@ -144,6 +145,45 @@ def test_the_pause_after_no_answer_has_a_bound(scripted, monkeypatch):
     heard = []
     _reports(heard, address(endpoint.base_url), lambda found: found.count(None) < len(found) - 1)
     assert pauses[:10] == [2, 4, 8, 16, 32, 60, 60, 60, 60, 2]
+
+
+@pytest.mark.parametrize("running", [0, 4])
+def test_its_connection_is_kept_by_a_server_at_work_alone(monkeypatch, running):
+    """A server with a single thread reports that nothing runs, since it serves this connection: it
+    would serve no other until that is closed.
+    """
+    monkeypatch.setattr(load_reports, "EVERY_S", 0.01)
+    page = QUEUE.replace(b"running 4", b"running %d" % running)
+    heard, asked_on = [], []
+
+    async def serve(reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                asked_on.append(writer)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(page) + page)
+                await writer.drain()
+                if b"connection: close" in head.lower():
+                    break
+        writer.close()
+
+    async def run():
+        enough = asyncio.Event()
+
+        def hear(load):
+            heard.append(load)
+            if len(heard) == 5:
+                enough.set()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            where = Address(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+            async with load_reports.asking(where, None, hear), asyncio.timeout(30):
+                await enough.wait()
+
+    asyncio.run(run())
+    assert heard[:5] == [Load(running, 60)] * 5
+    kept = len(set(map(id, asked_on[1:5]))) == 1
+    assert kept is (running > 0)
 
 
 def test_a_request_waits_its_turn_at_a_busy_server(scripted, monkeypatch):

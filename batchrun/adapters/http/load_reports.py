@@ -7,7 +7,8 @@ that has no such page is left alone after a few tries; nobody is told, since not
 
 One that does not answer at all may only be busy: llama.cpp's HTTP threads serve a connection each,
 and a run with a large window holds all of them. So a request waits its turn for a minute, the next
-one comes later, and the connection is kept once it is served.
+one comes later. The connection is kept only where the server is at work besides: one with a single
+thread would serve nothing else as long as it is open.
 """
 
 from __future__ import annotations
@@ -91,12 +92,12 @@ async def _ask(
         headers={"Accept-Encoding": "identity"},
         **HEAD_BOUNDS,
     ) as session:
-        url, failures, pause_s = metrics_url(address.url), 0, EVERY_S
+        url, failures, pause_s, at_work = metrics_url(address.url), 0, EVERY_S, False
         while failures < FAILURES_MAX:
             await asyncio.sleep(pause_s)
             late = asyncio.get_running_loop().call_later(LATE_S, heard, None)
             try:
-                load = await _load(session, url)
+                load = await _load(session, url, keeps=at_work)
             except FAILURES as error:
                 load = None
                 never = isinstance(behind(error), PublicAddressError)
@@ -104,6 +105,7 @@ async def _ask(
                 never = load is None
             finally:
                 late.cancel()
+            at_work = load is not None and load.running != 0
             if load is not None:
                 failures, pause_s = 0, EVERY_S
             elif never:
@@ -113,11 +115,12 @@ async def _ask(
             heard(load)
 
 
-async def _load(session: aiohttp.ClientSession, url: str) -> Load | None:
+async def _load(session: aiohttp.ClientSession, url: str, *, keeps: bool) -> Load | None:
     """What the page says; None where there is none, or it says nothing of a queue. Raises one of
-    ``FAILURES`` where the server may say so later.
+    ``FAILURES`` where the server may say so later. ``keeps``: the connection stays open.
     """
-    async with session.get(url, allow_redirects=False) as response:
+    headers = {} if keeps else {"Connection": "close"}
+    async with session.get(url, headers=headers, allow_redirects=False) as response:
         if response.status in BUSY:
             response.raise_for_status()
         if response.status != 200:
