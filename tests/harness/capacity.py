@@ -22,7 +22,10 @@ MEAN_TOKENS, SPREAD = 300, 0.9
 class Window(Protocol):
     """What bounds the requests in flight."""
 
-    window: int
+    @property
+    def window(self) -> int:
+        """So many may be."""
+        ...
 
     def answered(
         self, sent_at_s: float, now_s: float, latency_s: float, tokens: int | None, in_flight: int
@@ -80,9 +83,12 @@ def tokens_of(dice: random.Random) -> int:
 
 
 class Server(Protocol):
-    """A server model; ``tokens`` says whether it counts by tokens rather than by answers."""
+    """A server model."""
 
-    tokens: bool
+    @property
+    def tokens(self) -> bool:
+        """Whether it counts by tokens rather than by answers."""
+        ...
 
     def serve(self, client: Window, for_s: float, seed: int) -> Record:
         """Serve a client that always has another request, for so many seconds."""
