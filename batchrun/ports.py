@@ -44,7 +44,7 @@ class Transport(Protocol):
     """A warning about the way requests are sent, if there is one."""
 
     def resize(self, concurrency: int) -> None:
-        """Allow ``concurrency`` exchanges at once from now on."""
+        """Allow ``concurrency`` exchanges at once from now on, and keep no more connections."""
         ...
 
     async def send(self, request: Request) -> Reply:

@@ -23,7 +23,7 @@ from batchrun.engine.session.row_window import Room
 from batchrun.engine.session.spending import Spending
 from batchrun.engine.session.tally import Tally
 from batchrun.machinery import EndpointAccess
-from batchrun.ports import Clock, Gate, Journal
+from batchrun.ports import Clock, Journal, Transport
 from batchrun.records import Turn
 
 
@@ -83,7 +83,7 @@ async def attempts(
                 access.address.url,
             )
         )
-    _follow([way.gate for way in ways], room)
+    _follow(ways, room)
     for remark in filter(None, remarks):
         say(f"warning: {remark}")
     return _loop_of(settings, answered)(
@@ -126,12 +126,18 @@ def _notice(tally: Tally, endpoint: str | None, text: str) -> None:
     tally.notices.append(text if endpoint is None else f"{endpoint}: {text}")
 
 
-def _follow(gates: Sequence[Gate], room: Room) -> None:
-    """Have the bounds on open rows follow the permits of all gates."""
+def _follow(ways: Sequence[Way], room: Room) -> None:
+    """Have the bounds on open rows follow the permits of all gates, and the connections of each
+    endpoint its own.
+    """
 
-    def resized(_: int = 0) -> None:
-        room.resize(sum(gate.concurrency for gate in gates))
+    def resized() -> None:
+        room.resize(sum(way.gate.concurrency for way in ways))
 
-    for gate in gates:
-        gate.resized = resized
+    def both(transport: Transport, concurrency: int) -> None:
+        transport.resize(concurrency)
+        resized()
+
+    for way in ways:
+        way.gate.resized = partial(both, way.transport)
     resized()

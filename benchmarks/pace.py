@@ -3,6 +3,9 @@
 Each scene starts `batchrun simulate` and the real command as processes of their own, reads the
 ledger and the status file, prints what was used and refused in the second half, and with
 `--svg FOLDER` draws requests sent, accepted and refused per second, the window and the goodput.
+
+With `--virtual`, the scenes that are about the window alone are played on virtual time instead, by
+the climb and a model of the server: the machine's other work does not show in the picture.
 """
 
 import argparse
@@ -10,6 +13,7 @@ import math
 import random
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from batchrun.engine.pace.climb import Climb
 from tests.harness import courses
+from tests.harness.capacity import Batching, Server, Timed, knee
 from tests.harness.courses import Course, Exchange
 
 REFUSED = 429
@@ -41,6 +47,9 @@ class Scene:
     max_tokens: Callable[[random.Random], int] | None = None
     run: tuple[object, ...] = ()
     tokens: bool = False
+    model: Server | None = None
+    """Such a server on virtual time, for a scene that is about the window alone."""
+    model_s: float = 60.0
 
 
 def lengths(dice: random.Random) -> int:
@@ -71,6 +80,7 @@ SCENES = {
         "a server that slows down past 64 requests at once",
         ("--capacity", "knee:64:2", "--latency", "fixed:0.5", "--no-metrics"),
         *(12_000, 60, 128),
+        model=Timed(knee(64, 0.5)),
     ),
     "batching": Scene(
         "a server that batches: a token takes 10 ms + 0.04 ms for each running request",
@@ -78,17 +88,62 @@ SCENES = {
         *(30_000, 90, 1024 / (10 + 0.04 * 1024) * 1000),
         max_tokens=lengths,
         tokens=True,
+        model=Batching(0.01, 0.00004, memory=1e9),
+        model_s=180,
     ),
 }
 
 
-def measure(name: str, svg: Path | None) -> None:
-    """Play one scene, print its figures, draw it."""
-    scene = SCENES[name]
+class Watched:
+    """The climb, and what it sees and finds."""
+
+    def __init__(self, climb: Climb) -> None:
+        self._climb = climb
+        self.exchanges: list[Exchange] = []
+        self.windows: list[tuple[float, dict[str, float | None]]] = []
+
+    @property
+    def window(self) -> int:
+        """That of the climb."""
+        return self._climb.window
+
+    def answered(
+        self, sent_at_s: float, now_s: float, latency_s: float, tokens: int | None, in_flight: int
+    ) -> bool:
+        """See ``Climb``."""
+        moved = self._climb.answered(sent_at_s, now_s, latency_s, tokens, in_flight)
+        self.exchanges.append(Exchange(sent_at_s, now_s, 200, tokens or 0))
+        found = self._climb.goodput
+        rate = None if found is None else found.rows.per_s
+        self.windows.append((now_s, {"concurrency": self.window, "rows_per_s": rate}))
+        return moved
+
+    def overloaded(self, sent_at_s: float, now_s: float) -> bool:
+        """See ``Climb``."""
+        return self._climb.overloaded(sent_at_s, now_s)
+
+
+def on_virtual_time(scene: Scene) -> Course:
+    """What becomes of a scene that has a model of its server."""
+    assert scene.model is not None
+    watched = Watched(Climb(64, 1, 1024))
+    scene.model.serve(watched, scene.model_s, seed=1)
+    summary = {"endpoints": {"default": {"window": watched.windows[-1][1]}}}
+    return Course(watched.exchanges, watched.windows, summary, "", time.time(), 0, None)
+
+
+def played(scene: Scene) -> Course:
+    """What becomes of a scene with real processes."""
     with tempfile.TemporaryDirectory(prefix="pace-") as folder:
         source = courses.rows(Path(folder) / "rows.jsonl", scene.rows, scene.max_tokens)
         with courses.serving(*scene.server) as url:
-            course = courses.run(source, url, Path(folder) / "run", scene.run, scene.seconds)
+            return courses.run(source, url, Path(folder) / "run", scene.run, scene.seconds)
+
+
+def measure(name: str, svg: Path | None, *, virtual: bool) -> None:
+    """Play one scene, print its figures, draw it."""
+    scene = SCENES[name]
+    course = on_virtual_time(scene) if virtual else played(scene)
     last_s = max(exchange.back_s for exchange in course.exchanges) - 0.5
     per_s = course.tokens if scene.tokens else course.answers
     used = per_s(last_s / 2, last_s)
@@ -195,10 +250,15 @@ def main() -> None:
     """Measure, print, draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(SCENES)} [default: all]")
+    parser.add_argument("--virtual", action="store_true", help="play them on virtual time")
     parser.add_argument("--svg", type=Path, help="draw into this folder")
     options = parser.parse_args()
-    for name in options.names or SCENES:
-        measure(name, options.svg)
+    able = [name for name, scene in SCENES.items() if scene.model or not options.virtual]
+    names = options.names or able
+    if unable := [name for name in names if name not in able]:
+        parser.error(f"not among {', '.join(able)}: {', '.join(unable)}")
+    for name in names:
+        measure(name, options.svg, virtual=options.virtual)
 
 
 if __name__ == "__main__":

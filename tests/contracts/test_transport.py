@@ -640,6 +640,92 @@ class TestOnTheWire:
         asyncio.run(play())
 
 
+class TestIdleConnections:
+    """Which are used again, and which are closed; the plain way leaves that to aiohttp."""
+
+    def test_the_connection_used_last_serves_next(self):
+        """One row after the other keeps to one connection, and the others are left to expire."""
+        served = []
+
+        async def behave(_, writer, __):
+            served.append(writer)
+            writer.write(_reply(200, b"{}"))
+            await writer.drain()
+            return True
+
+        async def play():
+            async with _serving(behave) as (_, url), _http(url) as transport:
+                await asyncio.gather(*(transport.send(_request(n)) for n in range(4)))
+                for number in range(4, 12):
+                    await transport.send(_request(number))
+
+        asyncio.run(play())
+        assert len(set(served[:4])) == 4
+        assert len(set(served[4:])) == 1
+
+    def test_a_smaller_number_closes_the_connections_beyond_it(self):
+        """Those that are idle at once, those in use after their answers: whoever serves one
+        connection per thread would wait on each of them. What is left is used again, and a larger
+        number opens more.
+        """
+        ready = asyncio.Event()
+
+        async def behave(_, writer, __):
+            await ready.wait()
+            writer.write(_reply(200, b"{}"))
+            await writer.drain()
+            return True
+
+        async def play():
+            async with _serving(behave) as (server, url), _http(url) as transport:
+
+                async def send(count):
+                    await asyncio.gather(*(transport.send(_request(n)) for n in range(count)))
+
+                async def left(count):
+                    async with asyncio.timeout(5):
+                        while len(server.writers) != count:  # noqa: ASYNC110 - sockets close
+                            await asyncio.sleep(0.01)
+
+                transport.resize(8)
+                sending = asyncio.create_task(send(8))
+                await left(8)
+                transport.resize(5)
+                ready.set()
+                await sending
+                await left(5)
+                transport.resize(2)
+                await left(2)
+                await send(2)
+                assert server.opened == 8
+                transport.resize(8)
+                await send(8)
+                assert server.opened == 14
+                await left(8)
+
+        asyncio.run(play())
+
+    def test_broken_connections_leave_room_for_others(self):
+        """A connection that was lost or given up does not count among those that are kept."""
+
+        async def behave(reader, writer, count):
+            if count <= 3:
+                return False
+            return await _answering(_reply(200, b"{}"))(reader, writer, count)
+
+        async def play():
+            async with _serving(behave) as (server, url), _http(url) as transport:
+                transport.resize(1)
+                for number in range(3):
+                    with pytest.raises(TransportFault):
+                        await transport.send(_request(number))
+                for number in range(3, 8):
+                    await transport.send(_request(number))
+                assert server.opened == 4
+
+        asyncio.run(play())
+
+
 @pytest.mark.usefixtures("way")
 class TestKeys:
     def test_no_repr_shows_the_key(self):

@@ -11,6 +11,7 @@ import heapq
 import itertools
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -21,7 +22,10 @@ MEAN_TOKENS, SPREAD = 300, 0.9
 class Window(Protocol):
     """What bounds the requests in flight."""
 
-    window: int
+    @property
+    def window(self) -> int:
+        """So many may be."""
+        ...
 
     def answered(
         self, sent_at_s: float, now_s: float, latency_s: float, tokens: int | None, in_flight: int
@@ -79,9 +83,12 @@ def tokens_of(dice: random.Random) -> int:
 
 
 class Server(Protocol):
-    """A server model; ``tokens`` says whether it counts by tokens rather than by answers."""
+    """A server model."""
 
-    tokens: bool
+    @property
+    def tokens(self) -> bool:
+        """Whether it counts by tokens rather than by answers."""
+        ...
 
     def serve(self, client: Window, for_s: float, seed: int) -> Record:
         """Serve a client that always has another request, for so many seconds."""
@@ -213,6 +220,52 @@ class Slots:
             record.answers.append(Reply(now, tokens))
             client.answered(began, now, now - began, tokens, len(busy) + len(queue) + 1)
             record.windows.append((now, client.window))
+        return record
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Slots behind an HTTP server with a few threads, each of which serves one connection until
+    that is closed or has carried ``most`` requests: llama.cpp's, by cpp-httplib. Requests on other
+    connections are not even read. The client uses a connection again at once, and closes those that
+    a smaller window leaves idle.
+    """
+
+    slots: int
+    serve_s: float
+    threads: int
+    most: int = 100
+    tokens: bool = False
+
+    def serve(self, client: Window, for_s: float, seed: int) -> Record:
+        """See ``Server``."""
+        dice, record, now = random.Random(seed), Record(), 0.0
+        busy: list[tuple[float, int, float, int]] = []  # due, number, sent, carried before
+        queue: deque[tuple[float, int]] = deque()  # read, and waiting for a slot
+        unread: deque[float] = deque()
+        numbers = itertools.count()
+        free, out = self.threads, 0
+        while now < for_s:
+            while out < client.window:
+                unread.append(now)
+                out += 1
+            while free and unread:
+                queue.append((unread.popleft(), 0))
+                free -= 1
+            while queue and len(busy) < self.slots:
+                sent, carried = queue.popleft()
+                due = now + self.serve_s * dice.uniform(0.8, 1.2)
+                heapq.heappush(busy, (due, next(numbers), sent, carried))
+            now, _, began, carried = heapq.heappop(busy)
+            tokens = tokens_of(dice)
+            record.answers.append(Reply(now, tokens))
+            client.answered(began, now, now - began, tokens, out)
+            record.windows.append((now, client.window))
+            if carried + 1 < self.most and out <= client.window:
+                queue.append((now, carried + 1))
+            else:
+                free += 1
+                out -= 1
         return record
 
 

@@ -1,7 +1,9 @@
 """Servers of one's own are asked for their load at `/metrics`; nothing depends on the answer."""
 
 import asyncio
+import contextlib
 import json
+import threading
 import time
 
 import aiohttp
@@ -102,7 +104,7 @@ def test_it_is_asked_without_key_or_headers(scripted, monkeypatch):
     for path, headers, _ in endpoint.requests:
         assert path == "/metrics"
         assert {name.lower() for name in headers} <= {
-            *("host", "accept", "accept-encoding", "user-agent")
+            *("host", "accept", "accept-encoding", "user-agent", "connection")
         }
 
 
@@ -115,6 +117,103 @@ def test_a_server_that_fails_now_and_then_is_asked_again(scripted, monkeypatch):
     heard = []
     assert not _reports(heard, address(endpoint.base_url), lambda found: len(found) >= 9)
     assert heard[:6] == [None, None, Load(4, 60)] * 2
+
+
+@pytest.mark.parametrize("status", [503, 429, None], ids=["503", "429", "it hangs up"])
+def test_a_server_that_is_busy_is_asked_later(scripted, monkeypatch, status):
+    """No answer, or one that says to come back, does not mean that there is no such page."""
+    monkeypatch.setattr(load_reports, "EVERY_S", 0.01)
+    busy = 2 * load_reports.FAILURES_MAX
+
+    def reply(_body, _headers, nth):
+        if nth > busy:
+            return 200, {}, QUEUE
+        return None if status is None else (status, {}, b"busy")
+
+    endpoint = scripted(reply, reports_load=True)
+    heard = []
+    _reports(heard, address(endpoint.base_url), lambda found: found[-1] is not None)
+    assert set(heard[:-1]) == {None}
+    assert len(heard) > load_reports.FAILURES_MAX
+    assert heard[-1] == Load(4, 60)
+
+
+def test_the_pause_after_no_answer_has_a_bound(scripted, monkeypatch):
+    """It doubles up to a minute, and the first report ends it."""
+    pauses, sleep = [], asyncio.sleep
+
+    async def slept(pause_s):
+        pauses.append(pause_s)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", slept)
+    endpoint = scripted(lambda _, __, nth: (200 if nth > 8 else 503, {}, QUEUE), reports_load=True)
+    heard = []
+    _reports(heard, address(endpoint.base_url), lambda found: found.count(None) < len(found) - 1)
+    assert pauses[:10] == [2, 4, 8, 16, 32, 60, 60, 60, 60, 2]
+
+
+@pytest.mark.parametrize("running", [0, 4])
+def test_its_connection_is_kept_by_a_server_at_work_alone(monkeypatch, running):
+    """A server with a single thread reports that nothing runs, since it serves this connection: it
+    would serve no other until that is closed.
+    """
+    monkeypatch.setattr(load_reports, "EVERY_S", 0.01)
+    page = QUEUE.replace(b"running 4", b"running %d" % running)
+    heard, asked_on = [], []
+
+    async def serve(reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                asked_on.append(writer)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(page) + page)
+                await writer.drain()
+                if b"connection: close" in head.lower():
+                    break
+        writer.close()
+
+    async def run():
+        enough = asyncio.Event()
+
+        def hear(load):
+            heard.append(load)
+            if len(heard) == 5:
+                enough.set()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            where = Address(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
+            async with load_reports.asking(where, None, hear), asyncio.timeout(30):
+                await enough.wait()
+
+    asyncio.run(run())
+    assert heard[:5] == [Load(running, 60)] * 5
+    kept = len(set(map(id, asked_on[1:5]))) == 1
+    assert kept is (running > 0)
+
+
+def test_a_request_waits_its_turn_at_a_busy_server(scripted, monkeypatch):
+    """A late report is told as none, and is taken when it comes: the request keeps its place among
+    the connections that the server will read.
+    """
+    monkeypatch.setattr(load_reports, "EVERY_S", 0.01)
+    monkeypatch.setattr(load_reports, "LATE_S", 0.05)
+    missed = threading.Event()
+
+    def reply(*_):
+        missed.wait(30)
+        return 200, {}, QUEUE
+
+    endpoint = scripted(reply, reports_load=True)
+    heard = []
+
+    def until(found):
+        missed.set()
+        return found[-1] is not None
+
+    _reports(heard, address(endpoint.base_url), until)
+    assert heard[:2] == [None, Load(4, 60)]
+    assert endpoint.requests[0][0] == "/metrics"
 
 
 @pytest.mark.slow

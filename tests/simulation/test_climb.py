@@ -5,7 +5,7 @@ import pytest
 from batchrun.core.reply.server_load import Load
 from batchrun.engine.pace.climb import Climb
 from batchrun.engine.pace.reported_load import ReportedLoad
-from tests.harness.capacity import Batching, Slots, Timed, best_rate, knee
+from tests.harness.capacity import Batching, Slots, Threads, Timed, best_rate, knee
 from tests.harness.slow import rest_slow
 
 SEEDS = (1, 2, 3)
@@ -20,6 +20,7 @@ SERVERS = {
     "a soft knee": (Timed(knee(200, 0.5, 0.3)), (200,), 120, True),
     "8 slots": (Slots(8, 0.5), (8,), 240, True),
     "4 slots": (Slots(4, 0.5), (4,), 240, True),
+    "4 slots, 8 HTTP threads": (Threads(4, 0.5, 8), (4, 8), 240, True),
 }
 
 
@@ -43,14 +44,35 @@ def test_it_delivers_what_the_best_fixed_window_does(name):
     assert not whole or min(all_of_it) >= 0.8, all_of_it
 
 
-@pytest.mark.parametrize("slots", [4, 8])
-def test_a_queue_inside_the_server_is_not_filled(slots):
+@pytest.mark.parametrize(
+    "server",
+    [Slots(4, 0.1), Slots(8, 0.1), Threads(4, 0.1, 6), Threads(4, 0.1, 8)],
+    ids=["4 slots", "8 slots", "6 HTTP threads", "8 HTTP threads"],
+)
+def test_a_queue_inside_the_server_is_not_filled(server):
     """Where a larger window adds nothing, it comes down to what the server works on."""
+    slots = server.slots
     for seed in SEEDS:
         climb = Climb(64, 1, 1024)
-        record = Slots(slots, 0.1).serve(climb, 240, seed)
+        record = server.serve(climb, 240, seed)
         assert abs(climb.window - slots) <= 1, (seed, climb.window)
         assert max(record.windows_after(120)) <= slots + max(1, slots / 3)
+
+
+@pytest.mark.parametrize("slots", [1, 4, 16])
+@pytest.mark.parametrize("serve_s", [0.1, 0.5])
+def test_connections_that_no_thread_reads_do_not_raise_the_window(slots, serve_s):
+    """A server with few HTTP threads answers those on its connections as fast as ever, whatever
+    else is in flight: by their latency alone each doubling would pay, up to 1,024. The goodput that
+    is told stays near what comes.
+    """
+    threads, for_s = slots + 4, max(240, 960 * serve_s / slots)
+    for seed in SEEDS:
+        climb = Climb(64, 1, 1024)
+        record = Threads(slots, serve_s, threads).serve(climb, for_s, seed)
+        assert max(window for _, window in record.windows) == 128, seed
+        assert slots / 2 <= climb.window <= 2 * threads, (seed, climb.window)
+        assert climb.goodput.rows.per_s <= 1.5 * slots / serve_s, seed
 
 
 def test_the_window_settles():

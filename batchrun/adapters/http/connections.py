@@ -7,6 +7,11 @@ back to it between two exchanges.
 Some servers close a connection after each stream and do not say so (llama.cpp's names a time for
 which it would stay open). Whoever uses it again at once meets the end more often than not; so it is
 counted how often that happens, and then connections are not kept.
+
+Others serve one connection per thread, and have few threads (llama.cpp has some four more than
+slots). An idle connection then blocks a thread until the server's timeout, 5 s for llama.cpp, while
+requests on other connections go unread. So the connection that was used last is taken first, and
+once fewer requests may be in flight, the connections beyond that number are closed.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 from collections import deque
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -84,17 +90,32 @@ class Connections:
         self._idle: deque[Wire] = deque()
         self._watching = False
         self._asking = 0
+        self._open = 0
+        self._most = math.inf
+
+    def keep(self, most: int) -> None:
+        """Keep at most ``most`` connections open from now on; those in use are closed once their
+        exchange has ended.
+        """
+        self._most = most
+        while self._idle and self._open > most:
+            self.close(self._idle.popleft())
+
+    def close(self, wire: Wire) -> None:
+        """Close a connection that this made, and with it whatever is under way on it."""
+        wire.close()
+        self._open -= 1
 
     def at_hand(self) -> Wire | None:
-        """An idle connection for one exchange, to be given back or closed; None where there is
-        none that can serve.
+        """The idle connection that was used last, for one exchange, to be given back or closed;
+        None where there is none that can serve.
         """
         old_s = real_s() - IDLE_S_MAX
         while self._idle:
-            wire = self._idle.popleft()
+            wire = self._idle.pop()
             if wire.idle_from_s > old_s and wire.is_ready():
                 return wire
-            wire.close()
+            self.close(wire)
         return None
 
     async def make(self) -> Wire:
@@ -103,13 +124,15 @@ class Connections:
         """
         with self.wanted():
             try:
-                return await self._dialler.dial()
+                wire = await self._dialler.dial()
             except aiohttp.ClientConnectorError:
                 self.losses.unreachable()
                 raise
             except TimeoutError as error:
                 message = f"no connection to {self._host} in time"
                 raise aiohttp.ConnectionTimeoutError(message) from error
+            self._open += 1
+            return wire
 
     @contextlib.contextmanager
     def wanted(self) -> Iterator[None]:
@@ -126,6 +149,7 @@ class Connections:
         self._close_old()
         while self._idle:
             self._dialler.release(self._idle.popleft())
+            self._open -= 1
 
     def give_back(self, wire: Wire, *, spent: bool = False) -> None:
         """An exchange ended well; ``spent`` says that its connection must not serve again. Whether
@@ -136,8 +160,8 @@ class Connections:
             losses.used_again += 1
         else:
             wire.used = True
-        if spent or not losses.keeps:
-            wire.close()
+        if spent or self._open > self._most or not losses.keeps:
+            self.close(wire)
             return
         wire.idle_from_s = real_s()
         self._idle.append(wire)
@@ -157,4 +181,4 @@ class Connections:
     def _close_old(self) -> None:
         old_s = real_s() - IDLE_S_MAX
         while self._idle and self._idle[0].idle_from_s <= old_s:
-            self._idle.popleft().close()
+            self.close(self._idle.popleft())

@@ -87,13 +87,13 @@ class Poster:
             answer = await read(content, found, arrived_whole(content))
             unsent = transport in self._outgoing or transport.get_write_buffer_size() > 0
         except LOST as error:
-            wire.close()
+            self._connections.close(wire)
             fault = self._connections.losses.stale(error, used=wire.used, begun=begun)
             if fault is None:
                 raise
             raise fault from None
         except BaseException:
-            wire.close()
+            self._connections.close(wire)
             raise
         # Answered before everything was sent, the rest must not meet the next request.
         self._connections.give_back(wire, spent=unsent)

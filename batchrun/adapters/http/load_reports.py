@@ -4,6 +4,11 @@ It is asked as a monitoring system would: without key, headers or client certifi
 connection of its own, and no redirect is followed. Only loopback and private addresses are; a name
 counts if every address that it resolves to does, and the connection goes to one of these. A server
 that has no such page is left alone after a few tries; nobody is told, since nothing depends on it.
+
+One that does not answer at all may only be busy: llama.cpp's HTTP threads serve a connection each,
+and a run with a large window holds all of them. So a request waits its turn for a minute, the next
+one comes later. The connection is kept only where the server is at work besides: one with a single
+thread would serve nothing else as long as it is open.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from batchrun.adapters.http.aiohttp_internals import HEAD_BOUNDS
+from batchrun.adapters.http.aiohttp_internals import HEAD_BOUNDS, behind
 from batchrun.core.reply.server_load import Load, read_load
 from batchrun.core.settings.urls import Address, is_private, metrics_url
 from batchrun.engine.tasks import cancelled
@@ -25,12 +30,18 @@ if TYPE_CHECKING:
     import ssl
 
 EVERY_S = 2.0
-TIMEOUT_S = 5.0
+LATER_S_MAX = 60.0
+"""After a request without an answer the next one comes twice as late, up to this."""
+CONNECT_TIMEOUT_S, TIMEOUT_S = 5.0, 60.0
+LATE_S = 5.0
+"""A report that is not there by then is told as none, though it may still come."""
 PAGE_BYTES_MAX = 2**19
 """vLLM's page, with all histograms, has some 100 KB."""
 FAILURES_MAX = 3
-"""After so many failures in a row the server is not asked again."""
+"""After so many answers in a row that are no report the server is not asked again."""
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+BUSY = {429, 500, 502, 503, 504}
+"""Statuses by which a server says that it may answer later; 501 says that it never will."""
 
 
 @contextlib.asynccontextmanager
@@ -74,27 +85,44 @@ async def _ask(
         )
     async with aiohttp.ClientSession(
         connector=connector,
-        timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
         headers={"Accept-Encoding": "identity"},
         **HEAD_BOUNDS,
     ) as session:
-        url, failures = metrics_url(address.url), 0
+        url, failures, pause_s, at_work = metrics_url(address.url), 0, EVERY_S, False
         while failures < FAILURES_MAX:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(pause_s)
+            late = asyncio.get_running_loop().call_later(LATE_S, heard, None)
             try:
-                load = await _load(session, url)
-            except FAILURES:
+                load = await _load(session, url, keeps=at_work)
+            except FAILURES as error:
                 load = None
-            failures = 0 if load is not None else failures + 1
+                never = isinstance(behind(error), PublicAddressError)
+            else:
+                never = load is None
+            finally:
+                late.cancel()
+            at_work = load is not None and load.running != 0
+            if load is not None:
+                failures, pause_s = 0, EVERY_S
+            elif never:
+                failures += 1
+            else:
+                pause_s = min(2 * pause_s, LATER_S_MAX)
             heard(load)
 
 
-async def _load(session: aiohttp.ClientSession, url: str) -> Load | None:
-    """What the page says; None where there is none, or it says nothing of a queue."""
-    async with session.get(url, allow_redirects=False) as response:
+async def _load(session: aiohttp.ClientSession, url: str, *, keeps: bool) -> Load | None:
+    """What the page says; None where there is none, or it says nothing of a queue. Raises one of
+    ``FAILURES`` where the server may say so later. ``keeps``: the connection stays open.
+    """
+    headers = {} if keeps else {"Connection": "close"}
+    async with session.get(url, headers=headers, allow_redirects=False) as response:
+        if response.status in BUSY:
+            response.raise_for_status()
         if response.status != 200:
             return None
         page = bytearray()

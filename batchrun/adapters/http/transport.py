@@ -131,6 +131,8 @@ class HttpTransport:
         self._concurrency = concurrency
         for connector in self._connectors:
             aiohttp_internals.allow_connections(connector, concurrency)
+        if self._connections is not None:
+            self._connections.keep(concurrency)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()

@@ -50,6 +50,11 @@ SCATTER_MIN = 0.02
 """Replies are taken to differ by at least the root of this: those that stood in one queue have
 nearly the same latency, and a common share of chance.
 """
+STUCK_SHARE, OVERTAKEN = 0.25, 2
+"""Requests are stuck where such a share of those in flight have not come back although so many
+times as many that began later have: a server with few HTTP threads reads nothing from the other
+connections.
+"""
 CHANGED = 0.15
 """A goodput that differs by more, at the same window, is that of another capacity."""
 CUT = 0.8
@@ -79,10 +84,14 @@ class Rate(NamedTuple):
 
 
 class Goodput(NamedTuple):
-    """What a window delivers; ``tokens`` is None where replies did not say how many they have."""
+    """What a window delivers; ``tokens`` is None where replies did not say how many they have.
+    ``counted`` are the replies that came, where others are stuck, and ``rows`` is the same then.
+    """
 
     rows: Rate
     tokens: Rate | None
+    counted: Rate
+    stuck: bool
 
 
 class Gain(NamedTuple):
@@ -100,7 +109,9 @@ def gain(now: Goodput, before: Goodput) -> Gain:
     """Compare two windows, in tokens or rows: by the one that scatters less."""
     one, other = now.rows, before.rows
     tokens, tokens_before = now.tokens, before.tokens
-    if (
+    if now.stuck or before.stuck:
+        one, other = now.counted, before.counted
+    elif (
         tokens is not None
         and tokens_before is not None
         and tokens.variance + tokens_before.variance < one.variance + other.variance
@@ -115,13 +126,17 @@ class Epoch:
 
     After a move that is the time of the next reply: those that go out at once when a window opens
     find a queue shorter than the one they leave behind them, and would praise any window.
+
+    ``before`` requests were in flight at that time; ``late`` of them have come back since.
     """
 
     __slots__ = (
+        "before",
         "both",
         "first_s",
         "from_s",
         "in_flight",
+        "late",
         "latency",
         "latency2",
         "overloaded",
@@ -131,14 +146,34 @@ class Epoch:
         "untold",
     )
 
-    def __init__(self, from_s: float = math.inf) -> None:
+    def __init__(self, from_s: float = math.inf, before: int = 0) -> None:
         self.from_s = from_s
+        self.before, self.late = before, 0
         self.first_s = math.inf
         self.replies = self.overloaded = self.untold = self.in_flight = 0
         self.latency = self.latency2 = self.tokens = self.tokens2 = self.both = 0.0
 
-    def goodput(self) -> Goodput | None:
-        """What was delivered, by Little's law; None where there is nothing to tell it by."""
+    def missed(self, now_s: float, in_flight: int, window: int) -> None:
+        """One of so many in flight came back that began before this epoch. The first that leaves
+        room in the window begins it.
+        """
+        if self.from_s < math.inf:
+            self.late += 1
+        elif in_flight <= window:
+            self.from_s, self.before = now_s, in_flight - 1
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the server lets some requests overtake all others. What it answers says nothing
+        then of how long a request takes.
+        """
+        out = self.before - self.late
+        return out > STUCK_SHARE * self.before and self.replies > OVERTAKEN * self.late
+
+    def goodput(self, now_s: float) -> Goodput | None:
+        """What was delivered, by Little's law unless requests are stuck; None where there is
+        nothing to tell it by.
+        """
         n = self.replies
         if not n or self.latency <= 0:
             return None
@@ -146,12 +181,17 @@ class Epoch:
         latency = self.latency / n
         scatter = self.latency2 / n / latency**2 - 1
         rows = Rate(at_once / latency, max(SCATTER_MIN, scatter) / n)
+        came, for_s = n + self.late, max(now_s - self.from_s, EPOCH_S_MIN)
+        counted, stuck = Rate(came / for_s, max(SCATTER_MIN, scatter) / came), self.stuck
+        if stuck:
+            rows = counted
         if self.untold or not self.tokens:
-            return Goodput(rows, None)
+            return Goodput(rows, None, counted, stuck)
         tokens = self.tokens / n
         together = self.both / n / (tokens * latency) - 1
         ratio = scatter + self.tokens2 / n / tokens**2 - 1 - 2 * together
-        return Goodput(rows, Rate(at_once * tokens / latency, max(SCATTER_MIN, ratio) / n))
+        told = Rate(rows.per_s * tokens, max(SCATTER_MIN, ratio) / n)
+        return Goodput(rows, told, counted, stuck)
 
 
 class Climb:
@@ -197,7 +237,7 @@ class Climb:
         """
         epoch = self._epoch
         if sent_at_s < epoch.from_s:
-            epoch.from_s = min(epoch.from_s, now_s)
+            epoch.missed(now_s, in_flight, self.window)
             return False
         epoch.first_s = min(epoch.first_s, sent_at_s)
         epoch.replies += 1
@@ -218,7 +258,7 @@ class Climb:
         """A request failed because the server had too much to do. Returns as ``answered``."""
         epoch = self._epoch
         if sent_at_s < epoch.from_s:
-            epoch.from_s = min(epoch.from_s, now_s)
+            epoch.missed(now_s, self.window, self.window)
             return False
         epoch.first_s = min(epoch.first_s, sent_at_s)
         epoch.overloaded += 1
@@ -278,7 +318,7 @@ class Climb:
         seen = epoch.replies + epoch.overloaded
         if epoch.overloaded >= OVERLOADED_MIN and epoch.overloaded >= OVERLOADED_SHARE * seen:
             return self._overload()
-        now = epoch.goodput()
+        now = epoch.goodput(now_s)
         if now is None or epoch.in_flight < IN_USE_MIN * self.window * epoch.replies:
             self._begin()
             return False
@@ -414,7 +454,7 @@ class Climb:
     # Moving
 
     def _begin(self) -> None:
-        self._epoch = Epoch(self._now_s)
+        self._epoch = Epoch(self._now_s, self.window)
         self._judge_at = self._needed
 
     def _go_on(self) -> None:
