@@ -137,11 +137,13 @@ class Sharing:
         budgets: Mapping[str, Capped] | None = None,
         charged: Mapping[str, Charge] | None = None,
         follow: Callable[[Control], None] = lambda _: None,
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
         """``real_s`` tells seconds that go on while the machine sleeps, if not the clock; ``ask``
         runs what blocks. Of the ``budgets``, ``charged`` was spent before the fleet began;
-        ``follow`` does what else a change by ``batchrun ctl`` asks for. The
-        limits are closed until the first renewal.
+        ``follow`` does what else a change by ``batchrun ctl`` asks for. ``fence`` raises
+        ``StorageError`` where the others went on without this process. The limits are closed until
+        the first renewal.
         """
         self._store = store
         self._worker = worker
@@ -151,6 +153,7 @@ class Sharing:
         self._now_s = real_s or clock.now_s
         self._ask = ask
         self._follow = follow
+        self._fence = fence
         self._under = 0
         """The latest change that is made here."""
         self._number = 0
@@ -184,7 +187,8 @@ class Sharing:
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
         """Renew the lease for as long as this lasts, and give everything back at its end. Where
-        the book is damaged, what goes on meanwhile is cancelled. Raises ``DamagedError``.
+        the book is damaged, or the others went on without this process, what goes on meanwhile is
+        cancelled. Raises ``DamagedError`` or ``StorageError``.
         """
         keeping = asyncio.create_task(self.keep(), name="shared limits")
         within = asyncio.current_task()
@@ -207,9 +211,13 @@ class Sharing:
                 await self.leave()
 
     async def keep(self) -> None:
-        """Renew the lease for as long as this task is not cancelled."""
+        """Renew the lease for as long as this task is not cancelled. Raises ``StorageError`` where
+        the others went on without this process: it would get no share any more, and so would have
+        nothing in flight whose answer could tell.
+        """
         while True:
-            await self.renew()
+            if not await self.renew():
+                await self._asked(self._fence)
             began_s = self._now_s()
             due_s = began_s + self._pause_s()
             while (left_s := due_s - self._now_s()) > 0:

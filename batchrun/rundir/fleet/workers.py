@@ -97,6 +97,11 @@ class Worker:
         """Whether this worker was thought dead: it lost a shard, or the fleet ended without it."""
         return bool(self.claimant.lost) or self._is_over()
 
+    def require_part(self) -> None:
+        """Raise ``StorageError`` if this worker was thought dead."""
+        if self.is_fenced:
+            raise self.taken_over()
+
     @property
     def is_superfluous(self) -> bool:
         """Whether the fleet ended while this worker had nothing to do: it may have just joined."""
