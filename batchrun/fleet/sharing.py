@@ -43,6 +43,8 @@ RAISED_MIN = 1.02
 """A rate is raised if it grows by more than this, since a new rate begins with a full bucket."""
 WANTS_LESS = 0.7
 """A worker that a limit does not hold back wants so much of what it holds."""
+ADMITTED = 0.5
+"""What it holds of a whole limit of which its part is none, while requests are still in flight."""
 ASKED_S, WAITING_S = 0.1, 0.5
 """A budget that needs more is asked for it so often at most; where there is no more at the moment,
 or another worker waits for some, this often.
@@ -66,9 +68,10 @@ class Limited(Protocol):
         """Which limit holds requests back right now."""
         ...
 
-    def confine(self, kind: str, most: float) -> None:
-        """Keep one of its limits at or below ``most`` from now on; at 0 nothing is sent, and an
-        infinite one is none.
+    def confine(self, kind: str, most: float, *, admitted: bool = False) -> None:
+        """Keep one of its limits at or below ``most`` from now on; at 0 nothing is sent, but for
+        requests that are in flight already, or about to be, if those are ``admitted``. An infinite
+        limit is none.
         """
         ...
 
@@ -279,6 +282,7 @@ class Sharing:
             message = f"{controls.record_name(self._book.controls)} cannot be seen from here yet"
             raise StorageError(message)
         self._more.clear()
+        in_use = self._in_use()
         wants = {limit.name: self._wanted(limit) for limit in self._limits}
         book = quota.renewed(
             self._book,
@@ -286,12 +290,12 @@ class Sharing:
             now_s,
             self._limits,
             wants,
-            self._in_use(),
+            in_use,
             {name: gate.pace for name, gate in self._gates.items() if gate.pace is not None},
             self._windows_found(now_s),
         ).under(self._worker, self._limits, self._under)
         mine = book.holdings[self._worker]
-        self._lower(mine.parts)
+        self._lower(mine.parts, in_use)
         living = self._living(now_s)
         accounts = {
             name: self._accounts(name).renewed(self._account, budget.need(), living)
@@ -413,10 +417,14 @@ class Sharing:
 
     # The gates
 
-    def _lower(self, holds: Mapping[str, float]) -> None:
+    def _lower(self, holds: Mapping[str, float], in_use: Mapping[str, float] = {}) -> None:
+        """Reduce its own use. What is ``in_use`` it holds all the same: these requests may wait for
+        their turn with a permit, and would hold it for ever if they were not sent.
+        """
         for limit in self._limits:
-            if holds[limit.name] < self._held[limit.name]:
-                self._confine(limit, holds[limit.name])
+            most, admitted = holds[limit.name], in_use.get(limit.name, 0.0) > 0
+            if most < self._held[limit.name]:
+                self._confine(limit, most, admitted=admitted and most <= 0)
 
     def _raise(self, holds: Mapping[str, float]) -> None:
         for limit in self._limits:
@@ -424,9 +432,9 @@ class Sharing:
             if most > held * (1 if limit.is_whole or not held else RAISED_MIN):
                 self._confine(limit, most)
 
-    def _confine(self, limit: Limit, most: float) -> None:
-        self._held[limit.name] = most
-        self._gates[limit.endpoint].confine(limit.kind, most)
+    def _confine(self, limit: Limit, most: float, *, admitted: bool = False) -> None:
+        self._held[limit.name] = ADMITTED if admitted else most
+        self._gates[limit.endpoint].confine(limit.kind, most, admitted=admitted)
 
     # The books
 

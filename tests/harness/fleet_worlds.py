@@ -47,7 +47,6 @@ from batchrun.testing.virtual import EPOCH_US
 from batchrun.views.verify import verify
 from tests.harness import virtual_processes
 from tests.harness.inline import InlineJournal
-from tests.harness.plain_parts import PlainParts
 from tests.harness.stage import SlowDisk, SmallPieces
 from tests.harness.tables import published
 from tests.harness.virtual_processes import Loop, Process, Town, told
@@ -58,7 +57,6 @@ HANG_S = 6 * 3600.0
 REAL_S = 240
 """And one that takes so long by the real clock."""
 PROMPT_TOKENS, COMPLETION_MAX = 7, 20
-PARQUET_EVERY = 8
 LAST_TRIES = 6
 STEPS = (
     *("fleet.ended", "fleet.recorded", "fleet.folded", "staged.revealed", "log.copied"),
@@ -332,7 +330,6 @@ class Life:
         self.lost_disks: set[Process] = set()
         self.input = folder / "rows.jsonl"
         self.run_folder = folder / "run"
-        self.parquet = drawn.seed % PARQUET_EVERY == 0
 
     # Processes
 
@@ -404,7 +401,7 @@ class Life:
             dice=lambda: random.Random(self.dice.random()),
             source=lambda reader, *, limit: _Source(reader, limit),
             journal=lambda journal, flight: Journal(journal, flight, slow),
-            parts=SmallPieces if self.parquet else PlainParts,
+            parts=SmallPieces,
             sample_s=3600.0,
         )
 
@@ -556,7 +553,7 @@ class Life:
 
     def _add_up(self) -> None:
         drawn, server = self.drawn, self.server
-        results, ledger = published(self.run_folder, plain=not self.parquet)
+        results, ledger = published(self.run_folder, plain=False)
         numbers = [row.row for row in results]
         doubled = [row for row, times in Counter(numbers).items() if times > 1]
         assert not doubled, f"rows published twice: {doubled}"
@@ -571,9 +568,8 @@ class Life:
         self._durable({row.row: row.content for row in results})
         self._ledger(ledger)
         self._limits()
-        if self.parquet:
-            report = verify.check(str(self.run_folder))
-            assert report.problems == [], report.problems
+        report = verify.check(str(self.run_folder))
+        assert report.problems == [], report.problems
 
     def _durable(self, found: Mapping[int, str | None]) -> None:
         """What was durable in a place that is kept, by a process that nobody thought dead, is what

@@ -40,6 +40,16 @@ LOCKS += ("adapters.storage.bucket_lock", "adapters.journal.state_db")
 """Modules whose threads, events and locks are virtual."""
 
 
+_REAL_S = platform.real_s
+
+
+def _taken() -> threading.Lock:
+    """A baton that somebody has: whoever acquires it waits until it is handed on."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 class Thread:
     """A thread of a process; ``threading.Thread`` to the code that runs."""
 
@@ -47,7 +57,7 @@ class Thread:
         self.process = process
         self.token = 0
         self.woken = self.ended = False
-        self.baton = threading.Semaphore(0)
+        self.baton = _taken()
         self.watching: list[Thread] = []
         self._work = work
 
@@ -147,7 +157,7 @@ class Town:
         self._note = note
         self._heap: list[tuple[float, int, Any, int]] = []
         self._order = itertools.count()
-        self._over = threading.Semaphore(0)
+        self._over = _taken()
 
     def note(self, event: str) -> None:
         """Note what happened."""
@@ -208,7 +218,7 @@ class Town:
     def park(self) -> None:
         """Never run again."""
         self.hand_on()
-        threading.Semaphore(0).acquire()
+        _taken().acquire()
 
     def block(self, timeout_s: float | None = None) -> bool:
         """Wait to be woken, or so long; returns whether it was woken."""
@@ -481,7 +491,7 @@ def _replacements(town: Town, module: str) -> list[tuple[Any, Any]]:
     found: list[tuple[Any, Any]] = [
         (time, clock),
         (secrets, chance),
-        (platform.real_s, lambda: START_S + town.now_s + skew_s()),
+        (_REAL_S, lambda: START_S + town.now_s + skew_s()),
         (ThreadPoolExecutor, _Inline),
     ]
     if module in LOCKS:

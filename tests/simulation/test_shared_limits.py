@@ -250,7 +250,7 @@ def test_a_process_that_slept_uses_nothing_of_an_old_lease(monkeypatch):
             def climb_together(self):
                 pass
 
-            def confine(self, _kind, most):
+            def confine(self, _kind, most, **_):
                 moved.append((clock.now_s(), most))
 
         sharing = Sharing(

@@ -51,13 +51,18 @@ class Claimant:
         self._beat: tuple[float, float] | None = None
         self._living: set[str] = set()
         self._turn = threading.RLock()
+        self._renewing = threading.Lock()
+        self._left = False
 
     # The lease
 
     def beat(self) -> None:
         """Renew the lease, and find out which claims were taken over although this worker lives."""
+        # Not in turn: where the store is slow, looking at all claims may take longer than a lease.
+        with self._renewing:
+            if not self._left:
+                self._put_lease(ended=False)
         with self._turn:
-            self._put_lease(ended=False)
             for shard, claim in list(self.held.items()):
                 if self._store.read(claims.record_name(shard, claim.epoch + 1)) is not None:
                     self._lose(shard)
@@ -65,7 +70,9 @@ class Claimant:
     def leave(self) -> None:
         """End the lease: what this worker still holds is free at once."""
         with self._turn:
-            self._put_lease(ended=True)
+            with self._renewing:
+                self._left = True
+                self._put_lease(ended=True)
             self.held.clear()
 
     def _put_lease(self, *, ended: bool) -> None:

@@ -143,6 +143,7 @@ class EndpointGate:
         """
         self._pauses: set[str] = set()  # what for
         self._paused = False
+        self._withheld = False  # no permit is given out, and those that were may be used
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
         self._queueing = 0  # those in front of the door and in it, who hold permits but are not out
@@ -272,11 +273,13 @@ class EndpointGate:
         self._reopened.set()
         self._share_out(held)
 
-    def confine(self, kind: str, most: float) -> None:
+    def confine(self, kind: str, most: float, *, admitted: bool = False) -> None:
         """Keep ``concurrency``, ``rpm`` or ``tpm`` at or below ``most`` from now on, which is this
-        process's share of what several have together. At 0 nothing is sent; an infinite rate is
-        none.
+        process's share of what several have together. At 0 nothing is sent, but for requests that
+        hold a permit by now if those are ``admitted``; an infinite rate is none.
         """
+        if kind == "concurrency":
+            self._withheld = admitted and most <= 0
         if most > 0:
             if kind == "rpm":
                 self.set_rpm(None if math.isinf(most) else most)
@@ -284,7 +287,7 @@ class EndpointGate:
                 self.set_tpm(None if math.isinf(most) else most)
             else:
                 self._confine_permits(int(most))
-        self._pause_for(kind, paused=most <= 0)
+        self._pause_for(kind, paused=most <= 0 and not admitted)
 
     def _confine_permits(self, most: int) -> None:
         self._share = most
@@ -347,7 +350,7 @@ class EndpointGate:
 
     def _share_out(self, held: int) -> None:
         """So many permits are held: give those that are free to whoever waits."""
-        self._permits = 0 if self._paused else self.concurrency
+        self._permits = 0 if self._paused or self._withheld else self.concurrency
         self._free = self._permits - held
         self._hand_over()
 
