@@ -194,10 +194,11 @@ class Sharing:
         cancelled. Raises ``DamagedError`` or ``StorageError``.
         """
         keeping = asyncio.create_task(self.keep(), name="shared limits")
-        within = asyncio.current_task()
+        within, entered = asyncio.current_task(), True
 
         def look(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and task.exception() is not None and within is not None:
+            failed = not task.cancelled() and task.exception() is not None
+            if failed and entered and within is not None:
                 within.cancel()
 
         keeping.add_done_callback(look)
@@ -208,6 +209,7 @@ class Sharing:
                 await keeping
             raise
         finally:
+            entered = False  # a callback that is due already must not interrupt what follows
             keeping.remove_done_callback(look)
             await cancelled((keeping,))
             with contextlib.suppress(StorageError, DamagedError):
