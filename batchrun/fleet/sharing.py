@@ -140,12 +140,12 @@ class Sharing:
         budgets: Mapping[str, Capped] | None = None,
         charged: Mapping[str, Charge] | None = None,
         follow: Callable[[Control], None] = lambda _: None,
-        fence: Callable[[], None] = lambda: None,
+        fence: Callable[[], StorageError | None] = lambda: None,
     ) -> None:
         """``real_s`` tells seconds that go on while the machine sleeps, if not the clock; ``ask``
         runs what blocks. Of the ``budgets``, ``charged`` was spent before the fleet began;
-        ``follow`` does what else a change by ``batchrun ctl`` asks for. ``fence`` raises
-        ``StorageError`` where the others went on without this process. The limits are closed until
+        ``follow`` does what else a change by ``batchrun ctl`` asks for. ``fence`` tells
+        what to raise where the others went on without this process. The limits are closed until
         the first renewal.
         """
         self._store = store
@@ -222,7 +222,7 @@ class Sharing:
         """
         while True:
             if not await self.renew():
-                await self._asked(self._fence)
+                await self._require_part()
             began_s = self._now_s()
             due_s = began_s + self._pause_s()
             while (left_s := due_s - self._now_s()) > 0:
@@ -230,6 +230,14 @@ class Sharing:
                 self._look()
                 if self._more.is_set() and not self._waits:
                     due_s = min(due_s, began_s + ASKED_S)
+
+    async def _require_part(self) -> None:
+        """Raise ``StorageError`` where the others went on without this process."""
+        left_out = None
+        with contextlib.suppress(StorageError):  # the store cannot be asked: it may be later
+            left_out = await self._asked(self._fence)
+        if left_out is not None:
+            raise left_out
 
     def _pause_s(self) -> float:
         """Seconds to the next renewal."""

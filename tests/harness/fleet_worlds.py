@@ -33,7 +33,8 @@ from typing import Any
 from batchrun import assemble
 from batchrun.adapters.environment.clock import LoopClock
 from batchrun.adapters.journal.state_db import StateFile
-from batchrun.adapters.storage import claims_on_disk, disk, files
+from batchrun.adapters.storage import bucket as bucket_module
+from batchrun.adapters.storage import claims_on_disk, disk, files, filesystems
 from batchrun.core.fleet.board import Place
 from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.resolve import Settings, resolve
@@ -42,6 +43,7 @@ from batchrun.errors import BatchrunError, RunLockedError, StorageError, UsageEr
 from batchrun.fleet import worker
 from batchrun.machinery import Machinery
 from batchrun.records import Outcome, Reply, Request
+from batchrun.rundir.fleet import in_bucket
 from batchrun.testing.samples import completion_body, refusal
 from batchrun.testing.virtual import EPOCH_US
 from batchrun.views.verify import verify
@@ -49,9 +51,13 @@ from tests.harness import virtual_processes
 from tests.harness.inline import InlineJournal
 from tests.harness.stage import SlowDisk, SmallPieces
 from tests.harness.tables import published
+from tests.harness.virtual_bucket import VirtualBucket
 from tests.harness.virtual_processes import Loop, Process, Town, told
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a disk in memory, used through tempfile
+ADDRESS = "s3://bucket/run"
+STORE_S = EPOCH_US / 1e6 - 3600.0
+"""The store's clock when a world begins."""
 HANG_S = 6 * 3600.0
 """A world that goes on for longer hangs."""
 REAL_S = 240
@@ -159,7 +165,7 @@ def world(seed: int) -> World:
     )
 
 
-KINDS = ("disk", "machine")
+KINDS = ("disk", "machine", "bucket", "buckets")
 
 
 def _blow(dice: random.Random, span_s: float) -> Blow:
@@ -330,13 +336,17 @@ class Life:
         self.lost_disks: set[Process] = set()
         self.input = folder / "rows.jsonl"
         self.run_folder = folder / "run"
+        self.remote = drawn.kind.startswith("bucket")
+        self.bucket = VirtualBucket(lambda: STORE_S + self.town.now_s, self.asking)
 
     # Processes
 
     def start(self, place: int | None, count: int) -> Process:
         """Start a process; without a place it is an ordinary run."""
         number = len(self.processes)
-        machine = "m" if self.drawn.kind == "machine" else f"m{number}"
+        machine = {"machine": "m", "bucket": "m", "buckets": f"m{place}"}.get(
+            self.drawn.kind, f"m{number}"
+        )
         skew_s = self.dice.uniform(-3600, 3600)
         process = Process(self.town, f"p{number}@{place}", machine, skew_s)
         self.processes.append(process)
@@ -346,10 +356,15 @@ class Life:
 
     def settings(self, process: Process) -> Settings:
         """The settings of a process."""
-        del process
         raw = {**self.drawn.raw, "input.files": [str(self.input)]}
-        raw["output.dir"] = str(self.run_folder)
+        raw["output.dir"] = ADDRESS if self.remote else str(self.run_folder)
+        if self.remote:
+            raw["output.checkpoint"] = str(self.checkpoint(process))
         return resolve(raw)
+
+    def checkpoint(self, process: Process) -> Path:
+        """Where a process has its checkpoint, where the run directory is in a bucket."""
+        return self.folder / f"checkpoint-{process.machine}"
 
     def _live(self, process: Process, place: int | None, count: int) -> None:
         settings, ended = self.settings(process), Ended(process, 0)
@@ -444,19 +459,31 @@ class Life:
 
     def _again(self, process: Process, again_s: float | None) -> None:
         self.kills += 1
+        if self.drawn.kind == "buckets" and self.dice.random() < 0.5:
+            self.lose_disk(process.machine)
         place = process.name.partition("@")[2]
         if again_s is not None and place != "None":
             self.town.after(again_s, lambda: self.start(int(place), self.drawn.count))
 
+    def lose_disk(self, machine: str) -> None:
+        """A machine is gone, and with it what was on its disk, and whoever else ran there."""
+        self.town.note(f"the disk of {machine} is lost")
+        for other in self.processes:
+            if other.machine == machine:
+                self.lost_disks.add(other)
+                if not other.dead and other.ended_s is None:
+                    self.kill(other, "its machine is gone", None)
+        shutil.rmtree(self.folder / f"checkpoint-{machine}", ignore_errors=True)
+
     # The store
 
-    def asking(self, *, writes: bool) -> Callable[[], None]:
+    def asking(self, *, writes: bool) -> Callable[[], object]:
         """A request to the store begins: it takes its time, and may fail. Returns what happens when
         it has had its effect.
         """
         process, dice = self.town.process(), self.dice
         if process is None or self.calm:
-            return lambda: None
+            return lambda: False
         self.town.sleep(dice.uniform(*self.drawn.delay_s) / 2)
         while self.town.now_s < process.cut_until_s:
             if dice.random() < 0.5:
@@ -464,10 +491,11 @@ class Life:
                 raise OSError(errno.EIO, "cut off, on purpose")
             self.town.sleep(process.cut_until_s - self.town.now_s)
 
-        def done() -> None:
+        def done() -> bool:
+            """Returns whether the answer is lost."""
             self.town.sleep(dice.uniform(*self.drawn.delay_s) / 2)
+            return writes and dice.random() < self.drawn.lost
 
-        del writes
         return done
 
     def step(self, name: str, _: object) -> None:
@@ -553,6 +581,8 @@ class Life:
 
     def _add_up(self) -> None:
         drawn, server = self.drawn, self.server
+        if self.remote:
+            self._fetch()
         results, ledger = published(self.run_folder, plain=False)
         numbers = [row.row for row in results]
         doubled = [row for row, times in Counter(numbers).items() if times > 1]
@@ -568,8 +598,19 @@ class Life:
         self._durable({row.row: row.content for row in results})
         self._ledger(ledger)
         self._limits()
-        report = verify.check(str(self.run_folder))
+        where = [str(self.run_folder)]
+        if self.remote:
+            where = [ADDRESS, str(self.checkpoint(self.ended[-1].process))]
+        report = verify.check(*where)
         assert report.problems == [], report.problems
+
+    def _fetch(self) -> None:
+        """Make the published parts files."""
+        for name, found in self.bucket.objects.items():
+            path = self.run_folder / name.removeprefix("bucket/run/")
+            if path.parent.name in ("results", "attempts"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(found.content)
 
     def _durable(self, found: Mapping[int, str | None]) -> None:
         """What was durable in a place that is kept, by a process that nobody thought dead, is what
@@ -644,6 +685,7 @@ class Life:
                 process.databases.append(states._db)  # noqa: SLF001 - a dead process has none open
 
         StateFile.__init__ = opening  # type: ignore[method-assign]
+        _replace_store(self.bucket)
         link, dice = disk.link, self.dice
 
         def linked(source: Path, target: Path) -> None:
@@ -672,6 +714,21 @@ def _wrap(owner: Any, name: str, life: Life) -> None:
         return found
 
     setattr(owner, name, asked)
+
+
+def _replace_store(bucket: VirtualBucket) -> None:
+    """Every address of an object store leads here."""
+
+    def store_at(address: str) -> str:
+        return address.partition("://")[2].rstrip("/") + "/"
+
+    def init(self: Any, store: Any, where: str) -> None:
+        self._obstore, self._store, self._where = bucket, store, where
+
+    bucket_module.Bucket.__init__ = init  # type: ignore[method-assign]
+    for module in (bucket_module, in_bucket):
+        vars(module)["bucket_store"] = store_at
+    filesystems.place = bucket.place
 
 
 def _running(town: Town) -> Process:

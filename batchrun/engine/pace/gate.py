@@ -143,6 +143,7 @@ class EndpointGate:
         """
         self._pauses: set[str] = set()  # what for
         self._paused = False
+        self._rate_passed_s = self._rate_from_s = -math.inf  # the last turn, and not before when
         self._withheld = False  # no permit is given out, and those that were may be used
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
@@ -358,6 +359,9 @@ class EndpointGate:
         """See ``ports.Gate``."""
         self.rpm = rpm
         self._limiter = None if rpm is None else _limiter(rpm)
+        # A new limiter begins full. Where several processes share a low rate, whose parts change
+        # every few seconds, each change would let one more request through.
+        self._rate_from_s = -math.inf if rpm is None else self._rate_passed_s + 60 / rpm
         if self._rate_wait is not None:
             self._rate_wait.reschedule(asyncio.get_running_loop().time())
             self._rate_wait = None
@@ -493,7 +497,10 @@ class EndpointGate:
         while (limiter := self._limiter) is not None:
             try:
                 async with asyncio.timeout(None) as self._rate_wait:
+                    if (left_s := self._rate_from_s - self._clock.now_s()) > 0:
+                        await self._clock.sleep(left_s)
                     await limiter.acquire()
+                    self._rate_passed_s = self._clock.now_s()
                     return
             except TimeoutError:
                 continue  # the rate changed

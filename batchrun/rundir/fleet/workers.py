@@ -97,10 +97,9 @@ class Worker:
         """Whether this worker was thought dead: it lost a shard, or the fleet ended without it."""
         return bool(self.claimant.lost) or self._is_over()
 
-    def require_part(self) -> None:
-        """Raise ``StorageError`` if this worker was thought dead."""
-        if self.is_fenced:
-            raise self.taken_over()
+    def left_out(self) -> StorageError | None:
+        """What to raise if this worker was thought dead; None if it was not."""
+        return self.taken_over() if self.is_fenced else None
 
     @property
     def is_superfluous(self) -> bool:
