@@ -508,7 +508,17 @@ class Sharing:
                 return
 
     async def _asked(self, question: Callable[[], T]) -> T:
-        answer: T = await self._ask(question)
+        """Ask the store. Meanwhile the lease may end: where the store is slow, that is noticed all
+        the same.
+        """
+        asking = asyncio.ensure_future(self._ask(question))
+        try:
+            while not asking.done():
+                await asyncio.wait((asking,), timeout=LOOK_S)
+                self._look()
+            answer: T = await asking
+        finally:
+            asking.cancel()
         return answer
 
 

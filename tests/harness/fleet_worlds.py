@@ -333,7 +333,7 @@ class Life:
         self.processes: list[Process] = []
         self.kills = 0
         self.calm = False
-        self.lost_disks: set[Process] = set()
+        self.out_of_reach: set[Process] = set()
         self.input = folder / "rows.jsonl"
         self.run_folder = folder / "run"
         self.remote = drawn.kind.startswith("bucket")
@@ -459,8 +459,10 @@ class Life:
 
     def _again(self, process: Process, again_s: float | None) -> None:
         self.kills += 1
-        if self.drawn.kind == "buckets" and self.dice.random() < 0.5:
-            self.lose_disk(process.machine)
+        if self.drawn.kind == "buckets":
+            self.out_of_reach.add(process)  # of the others, even where its disk is kept
+            if self.dice.random() < 0.5:
+                self.lose_disk(process.machine)
         place = process.name.partition("@")[2]
         if again_s is not None and place != "None":
             self.town.after(again_s, lambda: self.start(int(place), self.drawn.count))
@@ -470,7 +472,7 @@ class Life:
         self.town.note(f"the disk of {machine} is lost")
         for other in self.processes:
             if other.machine == machine:
-                self.lost_disks.add(other)
+                self.out_of_reach.add(other)
                 if not other.dead and other.ended_s is None:
                     self.kill(other, "its machine is gone", None)
         shutil.rmtree(self.folder / f"checkpoint-{machine}", ignore_errors=True)
@@ -554,7 +556,7 @@ class Life:
             if end.code == 5:
                 allowed = end.process.troubled
             if end.code == 2:
-                allowed = isinstance(error, RunLockedError)
+                allowed = isinstance(error, RunLockedError) or end.process.troubled
             assert allowed, f"{end.process.name} ended with {end.code}: {told(error)}"
 
     def _to_the_end(self, whole: bool) -> None:
@@ -618,7 +620,7 @@ class Life:
         """
         for row, kept in self.kept.items():
             for one in kept:
-                if one.process.troubled or one.process in self.lost_disks or one.text is None:
+                if one.process.troubled or one.process in self.out_of_reach or one.text is None:
                     continue
                 if any(other.process.troubled for other in kept):
                     continue
@@ -638,7 +640,7 @@ class Life:
         for line in ledger:
             lines[line.row].append(line)
         excused = {s.row for s in self.server.sent if s.process.troubled}
-        excused |= {s.row for s in self.server.sent if s.process in self.lost_disks}
+        excused |= {s.row for s in self.server.sent if s.process in self.out_of_reach}
         for row, asked in self.server.asked.items():
             numbers = sorted(line.number for line in lines[row])
             assert numbers == list(range(1, len(numbers) + 1)), f"attempts of {row}: {numbers}"
