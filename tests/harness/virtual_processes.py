@@ -21,7 +21,6 @@ import os
 import random
 import secrets
 import selectors
-import signal
 import sqlite3
 import sys
 import threading
@@ -30,7 +29,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from batchrun.adapters.system import platform
 from batchrun.testing.virtual import CREEP_S, EPOCH_US, PATIENT_TURNS, START_S
@@ -434,7 +433,7 @@ class _Inline:
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
-    def __enter__(self) -> _Inline:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -485,9 +484,7 @@ def _replacements(town: Town, module: str) -> list[tuple[Any, Any]]:
         time=lambda: wall_ns() / 1e9,
         time_ns=wall_ns,
     )
-    chance = _Module(
-        secrets, token_hex=lambda size=16: town.dice.randbytes(size).hex()
-    )
+    chance = _Module(secrets, token_hex=lambda size=16: town.dice.randbytes(size).hex())
     found: list[tuple[Any, Any]] = [
         (time, clock),
         (secrets, chance),
@@ -509,8 +506,3 @@ def told(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{Path(each.filename).name}:{each.lineno}" for each in frames[-4:]]
     return f"{type(error).__name__}: {error} ({' < '.join(reversed(places))})"
-
-
-def number_of(name: str) -> int:
-    """The number of a signal."""
-    return int(getattr(signal, name))

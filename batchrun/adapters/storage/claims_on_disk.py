@@ -53,7 +53,7 @@ class DiskClaims:
                 except FileNotFoundError:
                     return False
                 with contextlib.suppress(FileNotFoundError):
-                    # Moved away at this moment, the record with it: whoever ends the fleet finds it.
+                    # Moved away at this moment, with the record: whoever ends the fleet has it.
                     files.sync_folder(path.parent)
         return True
 
