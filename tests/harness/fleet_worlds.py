@@ -556,10 +556,11 @@ class Life:
             assert allowed, f"{end.process.name} ended with {end.code}: {told(error)}"
 
     def _lacks_a_checkpoint(self, end: Ended) -> bool:
-        """Whether the only checkpoint that knows the run is on the disk of a machine that is dead:
-        it had opened the directory, and handed nothing on yet.
+        """Whether the only checkpoint that knows the run is on another machine: it is dead, and had
+        handed nothing on; or it began the run alone, without ``--shard``.
         """
-        return bool(self.out_of_reach) and "belongs to a run whose" in str(end.error)
+        elsewhere = bool(self.out_of_reach) or self.drawn.plain_at_s is not None
+        return elsewhere and "belongs to a run whose" in str(end.error)
 
     def _to_the_end(self, whole: bool) -> bool:
         """Nothing goes wrong any more: the same command, with or without others, ends the run.
