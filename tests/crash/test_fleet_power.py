@@ -8,16 +8,16 @@ import random
 import pytest
 
 from batchrun.adapters.journal.journal import JournalWriter
+from batchrun.adapters.storage import disk
 from batchrun.core.fleet.board import Place
 from batchrun.core.settings.resolve import resolve
 from batchrun.fleet import worker
 from batchrun.records import Outcome
 from batchrun.rundir.fleet import folding
-from tests.crash.test_power import SEED, Life, Violated, _without
+from tests.crash.test_power import ROWS, SEED, Life, Violated, _search, _without
 from tests.harness.slow import rest_slow
 
 CUTS = int(os.environ.get("BATCHRUN_POWER_CUTS", "10"))
-TRIES = 120
 
 
 class FleetLife(Life):
@@ -54,9 +54,6 @@ class FleetLife(Life):
 @pytest.fixture
 def fleet_life(memory, scripted, answer, jsonl, chat, monkeypatch):
     """A life that is not lived yet; see ``test_power.life``."""
-    from batchrun.adapters.storage import disk
-    from tests.crash.test_power import ROWS
-
     for name in ("fsync", "fdatasync", "sync_folder"):
         monkeypatch.setattr(disk, name, lambda _: None)
     monkeypatch.setattr("batchrun.adapters.journal.journal.GROUP_S", 0.003)
@@ -98,9 +95,5 @@ BROKEN = {
 def test_the_model_sees_what_a_fleet_leaves_out(fleet_life, broken):
     """Without any one of these flushes, some power cut breaks a promise."""
     fleet_life.record(broken)
-    ended, told, committing, named = fleet_life.moments()
-    dice = random.Random(SEED)
-    moments = [ended, told, committing, named]
     with pytest.raises(Violated):
-        for n in range(TRIES):
-            fleet_life.cut(dice.choice(moments[n % 4]), dice.randrange(10**6))
+        _search(fleet_life, fleet_life.moments())
