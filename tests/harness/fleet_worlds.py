@@ -18,6 +18,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import traceback
@@ -25,12 +26,13 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from batchrun import assemble
 from batchrun.adapters.environment.clock import LoopClock
-from batchrun.adapters.journal.state_db import StateFile
+from batchrun.adapters.journal import state_db
 from batchrun.adapters.storage import bucket as bucket_module
 from batchrun.adapters.storage import claims_on_disk, disk, files, filesystems
 from batchrun.core.fleet.board import Place
@@ -50,7 +52,7 @@ from tests.harness.inline import InlineJournal
 from tests.harness.stage import SlowDisk, SmallPieces
 from tests.harness.tables import published
 from tests.harness.virtual_bucket import VirtualBucket
-from tests.harness.virtual_processes import Loop, Process, Town, told
+from tests.harness.virtual_processes import Loop, Module, Process, Town, told
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a disk in memory, used through tempfile
 ADDRESS = "s3://bucket/run"
@@ -521,11 +523,11 @@ class Life:
         _machines(town)
         self._faults()
         for place, at_s in drawn.joins_s:
-            town.at(at_s, lambda place=place: self.start(place, drawn.count))
+            town.at(at_s, partial(self.start, place, drawn.count))
         if drawn.plain_at_s is not None:
             town.at(drawn.plain_at_s, lambda: self.start(None, 1))
         for blow in drawn.blows:
-            town.at(blow.at_s, lambda blow=blow: self.strike(blow))
+            town.at(blow.at_s, partial(self.strike, blow))
         assert town.run(HANG_S), f"still at work after {HANG_S:,.0f} s: {self._at_work()}"
         self._waited_for()
         whole = any(end.code == 0 for end in self.ended)
@@ -553,7 +555,8 @@ class Life:
             if end.code == 2:
                 allowed = isinstance(error, RunLockedError) or end.process.troubled
                 allowed = allowed or self._lacks_a_checkpoint(end)
-            assert allowed, f"{end.process.name} ended with {end.code}: {told(error)}"
+            said = "" if error is None else told(error)
+            assert allowed, f"{end.process.name} ended with {end.code}: {said}"
 
     def _lacks_a_checkpoint(self, end: Ended) -> bool:
         """Whether the only checkpoint that knows the run is on another machine: it is dead, and had
@@ -570,7 +573,7 @@ class Life:
         sent = len(self.server.sent)
         for number in range(LAST_TRIES):
             place = None if number % 2 else 0
-            self.town.after(3600.0, lambda place=place: self.start(place, 1))
+            self.town.after(3600.0, partial(self.start, place, 1))
             assert self.town.run(self.town.now_s + HANG_S), f"hangs: {self._at_work()}"
             self._waited_for()
             last = self.ended[-1]
@@ -689,15 +692,16 @@ class Life:
     def _faults(self) -> None:
         for name in ("create", "put", "read", "written_s", "remove", "names"):
             _wrap(claims_on_disk.DiskClaims, name, self)
-        opened = StateFile.__init__
+        connect = sqlite3.connect
 
-        def opening(states: StateFile, path: Path) -> None:
-            opened(states, path)
+        def connected(*given: Any, **more: Any) -> sqlite3.Connection:
+            database: sqlite3.Connection = connect(*given, **more)
             process = self.town.process()
             if process is not None:
-                process.databases.append(states._db)
+                process.databases.append(database)
+            return database
 
-        StateFile.__init__ = opening  # type: ignore[method-assign]
+        vars(state_db)["sqlite3"] = Module(sqlite3, connect=connected)
         _replace_store(self.bucket)
         link, dice = disk.link, self.dice
 

@@ -35,13 +35,13 @@ class _Found:
     """What ``obstore.get`` gives."""
 
     def __init__(self, found: Object, path: str) -> None:
-        self._content = found.content
+        self._content: Any = found.content
         self.meta = _meta(path, found)
 
-    def bytes(self) -> bytes:
+    def bytes(self) -> Any:
         return self._content
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Any]:
         yield self._content
 
 
@@ -134,7 +134,7 @@ class VirtualBucket:
     def place(self, address: str) -> Place:
         """See ``filesystems``."""
         scheme, _, path = address.partition("://")
-        return Place(self, path, f"{scheme}://", "")  # type: ignore[arg-type]
+        return Place(self, path, f"{scheme}://", "")
 
     def get_file_info(self, asked: Any) -> Any:
         """See ``pyarrow.fs``."""

@@ -34,7 +34,7 @@ from typing import Any, Self
 from batchrun.adapters.system import platform
 from batchrun.testing.virtual import CREEP_S, EPOCH_US, PATIENT_TURNS, START_S
 
-LOCKS = ("rundir.lock", "rundir.fleet.workers", "core.fleet.claimant")
+LOCKS: tuple[str, ...] = ("rundir.lock", "rundir.fleet.workers", "core.fleet.claimant")
 LOCKS += ("adapters.storage.bucket_lock", "adapters.journal.state_db")
 """Modules whose threads, events and locks are virtual."""
 
@@ -321,7 +321,9 @@ class Loop(asyncio.SelectorEventLoop):
         """See ``asyncio``."""
         return START_S + self._process.town.now_s
 
-    def call_soon_threadsafe(self, *given: Any, **more: Any) -> asyncio.Handle:
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, *given: Any, **more: Any
+    ) -> asyncio.Handle:
         """See ``asyncio``."""
         handle = self.call_soon(*given, **more)
         self._chosen.wake()
@@ -349,7 +351,9 @@ class Loop(asyncio.SelectorEventLoop):
         self._process.spawn(work)
         return future
 
-    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+    def add_signal_handler(  # type: ignore[override]
+        self, sig: int, callback: Any, *args: Any
+    ) -> None:
         """See ``asyncio``."""
         self._process.handlers[sig] = self, lambda: callback(*args)
 
@@ -396,7 +400,8 @@ class _Lock:
     """``threading.Lock`` and ``RLock``."""
 
     def __init__(self, town: Town) -> None:
-        self._town, self._owner, self._depth = town, None, 0
+        self._town, self._depth = town, 0
+        self._owner: Thread | None = None
         self._waiting: list[Thread] = []
 
     def __enter__(self) -> bool:
@@ -417,7 +422,7 @@ class _Lock:
                 self._town.wake(self._waiting.pop(0))
 
 
-class _Module:
+class Module:
     """A module of the standard library, some of whose names are others."""
 
     def __init__(self, real: Any, **names: Any) -> None:
@@ -467,7 +472,7 @@ def _replacements(town: Town, module: str) -> list[tuple[Any, Any]]:
     def start(target: Callable[..., object], args: tuple[Any, ...] = (), **_: object) -> Any:
         process = town.process()
         assert process is not None
-        return _Module(None, start=lambda: process.spawn(lambda: target(*args)))
+        return Module(None, start=lambda: process.spawn(lambda: target(*args)))
 
     def touch(path: Path) -> None:
         at_ns = EPOCH_US * 1000 + round((town.now_s - 3600) * 1e9)
@@ -477,14 +482,14 @@ def _replacements(town: Town, module: str) -> list[tuple[Any, Any]]:
         town.flocks.close(descriptor)
         os.close(descriptor)
 
-    clock = _Module(
+    clock = Module(
         time,
         sleep=town.sleep,
         monotonic=lambda: START_S + town.now_s + skew_s(),
         time=lambda: wall_ns() / 1e9,
         time_ns=wall_ns,
     )
-    chance = _Module(secrets, token_hex=lambda size=16: town.dice.randbytes(size).hex())
+    chance = Module(secrets, token_hex=lambda size=16: town.dice.randbytes(size).hex())
     found: list[tuple[Any, Any]] = [
         (time, clock),
         (secrets, chance),
@@ -494,10 +499,10 @@ def _replacements(town: Town, module: str) -> list[tuple[Any, Any]]:
     if module in LOCKS:
         shared = {"Lock": lambda: _Lock(town), "RLock": lambda: _Lock(town)}
         found.append(
-            (threading, _Module(threading, Thread=start, Event=lambda: _Event(town), **shared))
+            (threading, Module(threading, Thread=start, Event=lambda: _Event(town), **shared))
         )
     if module in ("rundir.lock", "adapters.storage.claims_on_disk"):
-        found += [(os, _Module(os, utime=touch, close=close)), (fcntl, town.flocks)]
+        found += [(os, Module(os, utime=touch, close=close)), (fcntl, town.flocks)]
     return found
 
 
