@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import time
 
 import pytest
 
@@ -11,8 +10,6 @@ from batchrun.views.verify import verify
 from tests.conftest import ROOT
 
 FAST, SLOW = FixedLatency(0.01), FixedLatency(0.15)
-CUT_S = 20
-"""How long a store is away: longer than shares of limits last, shorter than its clients ask."""
 
 
 @pytest.fixture
@@ -197,47 +194,6 @@ def test_a_store_that_misbehaves_costs_no_row(
     assert shared_store.published().equals(expected)
     sound("cp1")
     assert endpoint.stats()["requests_total"] - before == 190
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_store_that_takes_two_seconds_costs_no_row(
-    fleet, jsonl, simulator, shared_store, given, alone, sound
-):
-    """Every request to it takes two seconds: nobody is thought dead, and nothing is sent twice."""
-    rows, endpoint = jsonl(90), simulator(latency=FAST)
-    expected, before = alone(endpoint, rows), endpoint.stats()["requests_total"]
-    shared_store.misbehave(slow_s=2)
-    processes = [fleet.start(f"{i}/2", *given(endpoint, rows, checkpoint=f"cp{i}")) for i in (1, 2)]
-    codes = [p.process.wait(600) for p in processes]
-    shared_store.misbehave()
-    assert codes == [0, 0], [p.err for p in processes]
-    assert shared_store.published().equals(expected)
-    sound("cp1")
-    assert endpoint.stats()["requests_total"] - before == 90
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_store_that_is_away_for_a_while_costs_no_row(
-    fleet, jsonl, simulator, shared_store, given, alone, sound, until
-):
-    """Nobody reaches it for longer than shares of the limits last: both wait, and go on."""
-    rows, endpoint = jsonl(300), simulator(latency=SLOW)
-    expected, before = alone(endpoint, rows), endpoint.stats()["requests_total"]
-    processes = [
-        fleet.start(f"{i}/2", *given(endpoint, rows, checkpoint=f"cp{i}", concurrency=4))
-        for i in (1, 2)
-    ]
-    until(lambda: endpoint.stats()["requests_total"] >= before + 60)
-    shared_store.misbehave(cut=True)
-    time.sleep(CUT_S)
-    shared_store.misbehave()
-    codes = [p.process.wait(600) for p in processes]
-    assert codes == [0, 0], [p.err for p in processes]
-    assert shared_store.published().equals(expected)
-    sound("cp1")
-    assert endpoint.stats()["requests_total"] - before == 300
 
 
 def test_a_directory_in_use_by_a_fleet_is_refused(

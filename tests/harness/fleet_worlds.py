@@ -551,7 +551,9 @@ class Life:
             error = end.error
             allowed = end.code != 70
             if end.code == 5:
-                allowed = end.process.troubled
+                # SQLite's own lock is that of a process which was suspended while it had the run.
+                suspended = self.drawn.troubled and "is locked" in str(error)
+                allowed = end.process.troubled or suspended
             if end.code == 2:
                 allowed = isinstance(error, RunLockedError) or end.process.troubled
                 allowed = allowed or self._lacks_a_checkpoint(end)
