@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-real test test-all quiet test-real test-ray lint format check wheel wheel-demo versions crash fuzz simulate soak audit bench docs notebook pictures recording pins clean
+.PHONY: help demo demo-real test test-all quiet test-real test-ray lint format check wheel wheel-demo versions crash fuzz simulate simulate-fleets soak audit bench docs notebook pictures recording pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]*:.*## / { printf "  make %-13s%s\n", $$1, $$2 }' Makefile
@@ -86,6 +86,9 @@ fuzz: $(DEV) ## random replies, streams and headers against their readers, for F
 
 simulate: $(DEV) ## SEEDS (1000) whole runs on virtual time, from seed FIRST (0); SEED=123 replays one
 	$(BIN)/python -m tests.harness.simulate $(if $(SEED),--seed $(SEED),--first $${FIRST:-0} --seeds $${SEEDS:-1000})
+
+simulate-fleets: $(DEV) ## SEEDS (1000) whole fleets on virtual time, from seed FIRST (0); SEED=123 replays one
+	$(BIN)/python -m tests.harness.simulate_fleets $(if $(SEED),--seed $(SEED),--first $${FIRST:-0} --seeds $${SEEDS:-1000})
 
 soak: $(DEV) ## runs under every fault for SOAK_SECONDS (3600): nothing may grow, nothing may be lost
 	$(BIN)/python benchmarks/soak.py --seconds $${SOAK_SECONDS:-3600}

@@ -43,6 +43,8 @@ RAISED_MIN = 1.02
 """A rate is raised if it grows by more than this, since a new rate begins with a full bucket."""
 WANTS_LESS = 0.7
 """A worker that a limit does not hold back wants so much of what it holds."""
+ADMITTED = 0.5
+"""What it holds of a whole limit of which its part is none, while requests are still in flight."""
 ASKED_S, WAITING_S = 0.1, 0.5
 """A budget that needs more is asked for it so often at most; where there is no more at the moment,
 or another worker waits for some, this often.
@@ -66,9 +68,10 @@ class Limited(Protocol):
         """Which limit holds requests back right now."""
         ...
 
-    def confine(self, kind: str, most: float) -> None:
-        """Keep one of its limits at or below ``most`` from now on; at 0 nothing is sent, and an
-        infinite one is none.
+    def confine(self, kind: str, most: float, *, admitted: bool = False) -> None:
+        """Keep one of its limits at or below ``most`` from now on; at 0 nothing is sent, but for
+        requests that are in flight already, or about to be, if those are ``admitted``. An infinite
+        limit is none.
         """
         ...
 
@@ -137,11 +140,13 @@ class Sharing:
         budgets: Mapping[str, Capped] | None = None,
         charged: Mapping[str, Charge] | None = None,
         follow: Callable[[Control], None] = lambda _: None,
+        fence: Callable[[], StorageError | None] = lambda: None,
     ) -> None:
         """``real_s`` tells seconds that go on while the machine sleeps, if not the clock; ``ask``
         runs what blocks. Of the ``budgets``, ``charged`` was spent before the fleet began;
-        ``follow`` does what else a change by ``batchrun ctl`` asks for. The
-        limits are closed until the first renewal.
+        ``follow`` does what else a change by ``batchrun ctl`` asks for. ``fence`` tells
+        what to raise where the others went on without this process. The limits are closed until
+        the first renewal.
         """
         self._store = store
         self._worker = worker
@@ -151,6 +156,7 @@ class Sharing:
         self._now_s = real_s or clock.now_s
         self._ask = ask
         self._follow = follow
+        self._fence = fence
         self._under = 0
         """The latest change that is made here."""
         self._number = 0
@@ -184,13 +190,15 @@ class Sharing:
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
         """Renew the lease for as long as this lasts, and give everything back at its end. Where
-        the book is damaged, what goes on meanwhile is cancelled. Raises ``DamagedError``.
+        the book is damaged, or the others went on without this process, what goes on meanwhile is
+        cancelled. Raises ``DamagedError`` or ``StorageError``.
         """
         keeping = asyncio.create_task(self.keep(), name="shared limits")
-        within = asyncio.current_task()
+        within, entered = asyncio.current_task(), True
 
         def look(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and task.exception() is not None and within is not None:
+            failed = not task.cancelled() and task.exception() is not None
+            if failed and entered and within is not None:
                 within.cancel()
 
         keeping.add_done_callback(look)
@@ -201,15 +209,20 @@ class Sharing:
                 await keeping
             raise
         finally:
+            entered = False  # a callback that is due already must not interrupt what follows
             keeping.remove_done_callback(look)
             await cancelled((keeping,))
             with contextlib.suppress(StorageError, DamagedError):
                 await self.leave()
 
     async def keep(self) -> None:
-        """Renew the lease for as long as this task is not cancelled."""
+        """Renew the lease for as long as this task is not cancelled. Raises ``StorageError`` where
+        the others went on without this process: it would get no share any more, and so would have
+        nothing in flight whose answer could tell.
+        """
         while True:
-            await self.renew()
+            if not await self.renew():
+                await self._require_part()
             began_s = self._now_s()
             due_s = began_s + self._pause_s()
             while (left_s := due_s - self._now_s()) > 0:
@@ -217,6 +230,14 @@ class Sharing:
                 self._look()
                 if self._more.is_set() and not self._waits:
                     due_s = min(due_s, began_s + ASKED_S)
+
+    async def _require_part(self) -> None:
+        """Raise ``StorageError`` where the others went on without this process."""
+        left_out = None
+        with contextlib.suppress(StorageError):  # the store cannot be asked: it may be later
+            left_out = await self._asked(self._fence)
+        if left_out is not None:
+            raise left_out
 
     def _pause_s(self) -> float:
         """Seconds to the next renewal."""
@@ -271,6 +292,7 @@ class Sharing:
             message = f"{controls.record_name(self._book.controls)} cannot be seen from here yet"
             raise StorageError(message)
         self._more.clear()
+        in_use = self._in_use()
         wants = {limit.name: self._wanted(limit) for limit in self._limits}
         book = quota.renewed(
             self._book,
@@ -278,12 +300,12 @@ class Sharing:
             now_s,
             self._limits,
             wants,
-            self._in_use(),
+            in_use,
             {name: gate.pace for name, gate in self._gates.items() if gate.pace is not None},
             self._windows_found(now_s),
         ).under(self._worker, self._limits, self._under)
         mine = book.holdings[self._worker]
-        self._lower(mine.parts)
+        self._lower(mine.parts, in_use)
         living = self._living(now_s)
         accounts = {
             name: self._accounts(name).renewed(self._account, budget.need(), living)
@@ -405,10 +427,14 @@ class Sharing:
 
     # The gates
 
-    def _lower(self, holds: Mapping[str, float]) -> None:
+    def _lower(self, holds: Mapping[str, float], in_use: Mapping[str, float] = {}) -> None:
+        """Reduce its own use. What is ``in_use`` it holds all the same: these requests may wait for
+        their turn with a permit, and would hold it for ever if they were not sent.
+        """
         for limit in self._limits:
-            if holds[limit.name] < self._held[limit.name]:
-                self._confine(limit, holds[limit.name])
+            most, admitted = holds[limit.name], in_use.get(limit.name, 0.0) > 0
+            if most < self._held[limit.name]:
+                self._confine(limit, most, admitted=admitted and most <= 0)
 
     def _raise(self, holds: Mapping[str, float]) -> None:
         for limit in self._limits:
@@ -416,9 +442,9 @@ class Sharing:
             if most > held * (1 if limit.is_whole or not held else RAISED_MIN):
                 self._confine(limit, most)
 
-    def _confine(self, limit: Limit, most: float) -> None:
-        self._held[limit.name] = most
-        self._gates[limit.endpoint].confine(limit.kind, most)
+    def _confine(self, limit: Limit, most: float, *, admitted: bool = False) -> None:
+        self._held[limit.name] = ADMITTED if admitted else most
+        self._gates[limit.endpoint].confine(limit.kind, most, admitted=admitted)
 
     # The books
 
@@ -482,7 +508,17 @@ class Sharing:
                 return
 
     async def _asked(self, question: Callable[[], T]) -> T:
-        answer: T = await self._ask(question)
+        """Ask the store. Meanwhile the lease may end: where the store is slow, that is noticed all
+        the same.
+        """
+        asking = asyncio.ensure_future(self._ask(question))
+        try:
+            while not asking.done():
+                await asyncio.wait((asking,), timeout=LOOK_S)
+                self._look()
+            answer: T = await asking
+        finally:
+            asking.cancel()
         return answer
 
 

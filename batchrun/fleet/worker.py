@@ -503,6 +503,7 @@ class _Process:
             budgets={name: budget for name, budget in caps.items() if budget is not None},
             charged=worker.plan.charged,
             follow=follow,
+            fence=worker.left_out,
         )
         return sharing.kept()
 

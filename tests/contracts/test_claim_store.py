@@ -245,6 +245,20 @@ class TestDiskClaims(ClaimStoreExam):
         assert store.names("claims") == []
         assert names(tmp_path / "gone") == []
 
+    def test_a_record_that_was_moved_away_with_its_folder_is_made(
+        self, open_store, tmp_path, monkeypatch
+    ):
+        """The fleet was ended right after it got its name: whoever ended it has the record."""
+        store, link = open_store("one"), disk.link
+
+        def moved(source, target):
+            link(source, target)
+            target.parent.rename(tmp_path / "gone")
+
+        monkeypatch.setattr(disk, "link", moved)
+        assert store.create("claims/1", b"mine")
+        assert (tmp_path / "gone" / "1").read_bytes() == b"mine"
+
     def test_a_disk_that_fails_is_no_answer(self, open_store, monkeypatch):
         """It is an error, never taken for a record that is another's."""
 

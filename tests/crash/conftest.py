@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tests.harness import forked, kill_table
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 240
+MEMORY = Path("/dev/shm")  # noqa: S108 - of names that nobody else has
 
 
 @dataclass
@@ -222,3 +224,13 @@ def _column(folder, name):
 def pytest_terminal_summary(terminalreporter):
     """The figures as a table, where this is one process (``make crash``)."""
     kill_table.show(terminalreporter)
+
+
+@pytest.fixture
+def memory(tmp_path):
+    """A folder in memory where there is such a thing: SQLite flushes its file by itself."""
+    if not os.access(MEMORY, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="power-", dir=MEMORY) as folder:
+        yield Path(folder)

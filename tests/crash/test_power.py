@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import re
-import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,7 +27,6 @@ REFUSED = 8
 CUTS = int(os.environ.get("BATCHRUN_POWER_CUTS", "16"))
 SEED = int(os.environ.get("BATCHRUN_CRASH_SEED", "1"))
 TRIES = 200
-MEMORY = Path("/dev/shm")  # noqa: S108 - of names that nobody else has
 SESSIONS = ({}, {}, {"retry_failed": True})
 """What the sessions of one life are called with: the first is stopped by a refused key and leaves
 provisional parts, the second goes on, the third sends failed rows again."""
@@ -159,16 +157,6 @@ def _kept(folder, told, after, seed):
             message = f"after {after} events (seed {seed}): row {row['row']} was lost"
             raise Violated(message)
         assert f" to {row['row']} " in (row["content"] or f" to {row['row']} ")
-
-
-@pytest.fixture
-def memory(tmp_path):
-    """A folder in memory where there is such a thing: SQLite flushes its file by itself."""
-    if not os.access(MEMORY, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(prefix="power-", dir=MEMORY) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture

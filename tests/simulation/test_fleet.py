@@ -5,6 +5,7 @@ clocks disagree. Every shard is published exactly once, whatever happens.
 import heapq
 import itertools
 import random
+import threading
 
 import pytest
 
@@ -233,6 +234,37 @@ def test_a_death_that_is_known_frees_them_too():
     assert two.claim() is None
     dead.add("0")
     assert two.claim().worker == "1"
+
+
+def test_a_lease_is_renewed_while_a_slow_store_is_searched():
+    """Looking at all claims may take longer than a lease lasts; meanwhile the worker lives."""
+    store, now = FakeClaims(lambda: now[0]), [0.0]
+    one = Claimant(store, Board(3), Place(0, 2), "one", monotonic_s=lambda: now[0])
+    other = Claimant(store, Board(3), Place(1, 2), "other", monotonic_s=lambda: now[0])
+    one.beat()
+    one.claim()
+    names, searching, found = store.names, threading.Event(), threading.Event()
+
+    def slow(folder):
+        searching.set()
+        assert found.wait(60)
+        return names(folder)
+
+    store.names = slow
+    looking = threading.Thread(target=one.look)
+    looking.start()
+    assert searching.wait(60)
+    now[0] += LEASE_S + 1
+    beating = threading.Thread(target=one.beat)
+    beating.start()
+    beating.join(60)
+    renewed = not beating.is_alive()
+    found.set()
+    looking.join(60)
+    assert renewed
+    assert other.claim().shard == 1
+    assert other.claim().shard == 2
+    assert other.claim() is None, "the first one lives"
 
 
 def test_a_zombie_hears_of_it_with_its_next_beat():

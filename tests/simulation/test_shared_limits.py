@@ -16,7 +16,7 @@ from batchrun.errors import StorageError
 from batchrun.fleet import sharing as sharing_module
 from batchrun.fleet.sharing import Sharing
 from batchrun.testing.claims import FakeClaims
-from batchrun.testing.virtual import VirtualClock, run_virtual
+from batchrun.testing.virtual import START_S, VirtualClock, run_virtual
 from tests.harness.slow import rest_slow
 
 BUCKET_S = 0.1
@@ -226,6 +226,95 @@ def test_requests_in_flight_are_shared():
     assert server.rate(marks["three"] + 20, marks["end"]) >= 0.8 * 10 / LATENCY_S, "c keeps one"
 
 
+def test_requests_that_wait_for_the_rate_do_not_block_the_others():
+    """Two at once are shared by four, and a rate that makes requests wait with a permit: those are
+    sent although their process has no part of the two any more.
+    """
+
+    async def body(fleet, clock):
+        for name in "abcd":
+            fleet.join(name)
+        await clock.sleep(120)
+
+    limits = (Limit("e", quota.CONCURRENCY, 2.0), Limit("e", quota.RPM, 60.0))
+    server = fleet_of(body, limits, 1, concurrency=2).server
+    assert server.most <= 2
+    assert server.rate(START_S + 30, START_S + 119) >= 0.7
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_low_rate_is_kept_while_its_parts_change(seed):
+    """Five share one request a second: a part that changes lets no further request through."""
+
+    async def body(fleet, clock):
+        for name in "abcde":
+            fleet.join(name, demand_s=fleet.dice.uniform(0.5, 8))
+        await clock.sleep(300)
+
+    server = fleet_of(body, (Limit("e", quota.RPM, 60.0),), 1, seed).server
+    # Each of the five begins with one that it may send at once.
+    assert server.most_in(60.0) <= 60 * 1.02 + 5
+    assert server.most_in(10.0) <= 10 * 1.02 + 5
+    assert server.rate(START_S + 30, START_S + 299) >= 0.6
+
+
+def test_a_lease_that_ends_during_a_renewal_is_noticed():
+    """The store does not answer for longer than the lease lasts: meanwhile the others have its
+    share, and it sends nothing.
+    """
+
+    async def body(fleet, clock):
+        fleet.join("a")
+        await clock.sleep(10)
+        asked = fleet._ask
+
+        async def stuck(name, question):
+            await clock.sleep(300 if name == "a" else 0)
+            return await asked(name, question)
+
+        fleet._ask = stuck
+        began_s = clock.now_s() + quota.RENEW_S
+        await clock.sleep(200)
+        late = [at for at in fleet.server.came if at > began_s + quota.SAFE_S]
+        assert not late
+
+    fleet_of(body, RPM, PER_S)
+
+
+def test_a_process_that_the_others_went_on_without_ends():
+    """It gets no share any more, and so has nothing in flight whose answer could tell."""
+
+    async def body(fleet, clock):
+        gate = EndpointGate(concurrency=4, rpm=None, tpm=None, clock=clock, dice=fleet.dice)
+        over = []
+
+        async def ask(question):
+            if over and question is not told:
+                message = "no such folder"
+                raise StorageError(message)
+            return question()
+
+        def told():
+            return StorageError("taken over") if over else None
+
+        sharing = Sharing(
+            store=fleet.store, worker="a", gates={"e": gate}, limits=RPM, clock=clock, ask=ask,
+            fence=told,
+        )  # fmt: skip
+
+        async def work():
+            async with sharing.kept():
+                await clock.sleep(5)
+                over.append(1)
+                await clock.sleep(3600)
+
+        with pytest.raises(StorageError, match="taken over"):
+            await asyncio.create_task(work())
+        assert clock.now_s() < START_S + 100
+
+    fleet_of(body, RPM, PER_S)
+
+
 def test_a_process_that_slept_uses_nothing_of_an_old_lease(monkeypatch):
     """Suspended in the middle of a renewal for longer than the lease, it has no share when it
     wakes, until it has renewed once more.
@@ -251,7 +340,7 @@ def test_a_process_that_slept_uses_nothing_of_an_old_lease(monkeypatch):
             def climb_together(self):
                 pass
 
-            def confine(self, _kind, most):
+            def confine(self, _kind, most, **_):
                 moved.append((clock.now_s(), most))
 
         sharing = Sharing(

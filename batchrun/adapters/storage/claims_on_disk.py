@@ -52,7 +52,9 @@ class DiskClaims:
                     return self.read(name) == content
                 except FileNotFoundError:
                     return False
-                files.sync_folder(path.parent)
+                with contextlib.suppress(FileNotFoundError):
+                    # Moved away at this moment, with the record: whoever ends the fleet has it.
+                    files.sync_folder(path.parent)
         return True
 
     def put(self, name: str, content: bytes) -> float:

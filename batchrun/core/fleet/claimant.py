@@ -6,6 +6,7 @@ threads, the simulation of whole fleets on virtual time.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from batchrun.core.fleet import claims, leases
 from batchrun.core.fleet.board import Board, Place
 from batchrun.core.fleet.claims import Claim
 from batchrun.core.fleet.leases import Lease
+from batchrun.errors import DamagedError
 from batchrun.ports import ClaimStore
 
 
@@ -51,21 +53,37 @@ class Claimant:
         self._beat: tuple[float, float] | None = None
         self._living: set[str] = set()
         self._turn = threading.RLock()
+        self._renewing = threading.Lock()
+        self._left = False
 
     # The lease
 
     def beat(self) -> None:
-        """Renew the lease, and find out which claims were taken over although this worker lives."""
-        with self._turn:
-            self._put_lease(ended=False)
-            for shard, claim in list(self.held.items()):
-                if self._store.read(claims.record_name(shard, claim.epoch + 1)) is not None:
-                    self._lose(shard)
+        """Renew the lease, and find out which claims were taken over although this worker lives.
+
+        It waits for no other call: where the store is slow, looking at all claims may take longer
+        than a lease lasts.
+        """
+        with self._renewing:
+            if not self._left:
+                self._put_lease(ended=False)
+        for shard, claim in list(self.held.items()):
+            content = self._store.read(claims.record_name(shard, claim.epoch + 1))
+            if content is not None and not self._made(shard, claim.epoch + 1, content):
+                self._lose(shard)
+
+    def _made(self, shard: int, epoch: int, content: bytes) -> bool:
+        """Whether this worker made a record: it may be publishing at this moment."""
+        with contextlib.suppress(DamagedError):
+            return claims.parse(shard, epoch, content).worker == self.worker
+        return False
 
     def leave(self) -> None:
         """End the lease: what this worker still holds is free at once."""
         with self._turn:
-            self._put_lease(ended=True)
+            with self._renewing:
+                self._left = True
+                self._put_lease(ended=True)
             self.held.clear()
 
     def _put_lease(self, *, ended: bool) -> None:
@@ -151,7 +169,7 @@ class Claimant:
                 self._lose(shard)
                 return False
             self._board.see(committed)
-            del self.held[shard]
+            self.held.pop(shard, None)
             return True
 
 

@@ -143,6 +143,8 @@ class EndpointGate:
         """
         self._pauses: set[str] = set()  # what for
         self._paused = False
+        self._rate_passed_s = self._rate_from_s = -math.inf  # the last turn, and not before when
+        self._withheld = False  # no permit is given out, and those that were may be used
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Lock()
         self._queueing = 0  # those in front of the door and in it, who hold permits but are not out
@@ -272,11 +274,13 @@ class EndpointGate:
         self._reopened.set()
         self._share_out(held)
 
-    def confine(self, kind: str, most: float) -> None:
+    def confine(self, kind: str, most: float, *, admitted: bool = False) -> None:
         """Keep ``concurrency``, ``rpm`` or ``tpm`` at or below ``most`` from now on, which is this
-        process's share of what several have together. At 0 nothing is sent; an infinite rate is
-        none.
+        process's share of what several have together. At 0 nothing is sent, but for requests that
+        hold a permit by now if those are ``admitted``; an infinite rate is none.
         """
+        if kind == "concurrency":
+            self._withheld = admitted and most <= 0
         if most > 0:
             if kind == "rpm":
                 self.set_rpm(None if math.isinf(most) else most)
@@ -284,7 +288,7 @@ class EndpointGate:
                 self.set_tpm(None if math.isinf(most) else most)
             else:
                 self._confine_permits(int(most))
-        self._pause_for(kind, paused=most <= 0)
+        self._pause_for(kind, paused=most <= 0 and not admitted)
 
     def _confine_permits(self, most: int) -> None:
         self._share = most
@@ -347,7 +351,7 @@ class EndpointGate:
 
     def _share_out(self, held: int) -> None:
         """So many permits are held: give those that are free to whoever waits."""
-        self._permits = 0 if self._paused else self.concurrency
+        self._permits = 0 if self._paused or self._withheld else self.concurrency
         self._free = self._permits - held
         self._hand_over()
 
@@ -355,6 +359,9 @@ class EndpointGate:
         """See ``ports.Gate``."""
         self.rpm = rpm
         self._limiter = None if rpm is None else _limiter(rpm)
+        # A new limiter begins full. Where several processes share a low rate, whose parts change
+        # every few seconds, each change would let one more request through.
+        self._rate_from_s = -math.inf if rpm is None else self._rate_passed_s + 60 / rpm
         if self._rate_wait is not None:
             self._rate_wait.reschedule(asyncio.get_running_loop().time())
             self._rate_wait = None
@@ -495,7 +502,10 @@ class EndpointGate:
         while (limiter := self._limiter) is not None:
             try:
                 async with asyncio.timeout(None) as self._rate_wait:
+                    if (left_s := self._rate_from_s - self._clock.now_s()) > 0:
+                        await self._clock.sleep(left_s)
                     await limiter.acquire()
+                    self._rate_passed_s = self._clock.now_s()
                     return
             except TimeoutError:
                 continue  # the rate changed

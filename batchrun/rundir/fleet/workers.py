@@ -97,6 +97,10 @@ class Worker:
         """Whether this worker was thought dead: it lost a shard, or the fleet ended without it."""
         return bool(self.claimant.lost) or self._is_over()
 
+    def left_out(self) -> StorageError | None:
+        """What to raise if this worker was thought dead; None if it was not."""
+        return self.taken_over() if self.is_fenced else None
+
     @property
     def is_superfluous(self) -> bool:
         """Whether the fleet ended while this worker had nothing to do: it may have just joined."""
