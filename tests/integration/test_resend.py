@@ -110,7 +110,7 @@ def test_an_edited_input(cli, begun, source, published, here):
     for word in (
         "difference is within rows 0 to 9 (2 of 3 shards read differ)",
         "25 rows are done",
-        "sends 1 done rows again",
+        "sends 1 done row again",
     ):
         assert word in refused.err, refused.err
     done = here(*command, "--resend-changed")
