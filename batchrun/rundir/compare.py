@@ -353,8 +353,8 @@ class Comparison:
         if keepable:
             left = None if restarted is None else max(0, restarted.rows - done)
             choices.append(
-                f"--keep-done keeps {counted(done, 'done row')} as {verb(done, 'it is', 'they are')} "
-                "and runs the rest" + sent(left, costs)
+                f"--keep-done keeps {counted(done, 'done row')} unchanged and runs the rest"
+                + sent(left, costs)
             )
         if keepable and resendable and self._given.pipe is None:
             again = self._would_resend(done)
