@@ -160,7 +160,7 @@ class Comparison:
         unfinished = states.get(RESENDING)
         if unfinished is not None and not allowed:
             raise self._changed(
-                f"the last --resend-changed of {folder} did not come to its end",
+                f"the last --resend-changed of {folder} did not finish",
                 ["some done rows may still answer the requests from before the change"],
             )
         fresh, edited = self._compare_input(reselected=selected)

@@ -89,7 +89,7 @@ PROVIDERS: tuple[Provider, ...] = (
         (KeyVariable("YOUR_API_KEY"),),
         key_needed=True,
         remark=(
-            "`top_k` beside OpenAI's parameters; `reasoning_content` and `refusal` in answers; "
+            "Takes `top_k`, too; `reasoning_content` and `refusal` in answers; "
             "the index of streamed tool calls may be text."
         ),
         source="its API page: basic call, tool calls, streaming",
@@ -133,7 +133,7 @@ PROVIDERS: tuple[Provider, ...] = (
         key_needed=True,
         remark=(
             "The model is the deployment's name. A date in OPENAI_API_VERSION means deployment "
-            "URLs, where the deployment stands in the URL and `model` of a row is ignored."
+            "URLs, where the deployment is in the URL and `model` of a row is ignored."
         ),
         source="openai-python 3.54; Microsoft's pages on the v1 API and on quota",
         url_variables=("AZURE_OPENAI_ENDPOINT",),
@@ -404,7 +404,7 @@ def provider_named(name: object) -> Provider:
     near = difflib.get_close_matches(str(name).lower(), BY_NAME, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(BY_NAME)}"
     message = (
-        f"endpoint.provider (--provider) is {name!r}; {hint} `batchrun providers` tells about "
+        f"endpoint.provider (--provider) is {name!r}; {hint} `batchrun providers` lists "
         "them; any other compatible server is named by its --base-url"
     )
     if not near:
