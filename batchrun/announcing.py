@@ -110,7 +110,7 @@ class Announcing(AbstractContextManager["Announcing"]):
             if settings.on_finish is not None:
                 notify.run_command(settings.on_finish, ended, self._say)
         except KeyboardInterrupt:
-            self._say("warning: interrupted while others were told that the run ended")
+            self._say("warning: interrupted while sending notifications that the run ended")
 
 
 def _code_of(error: BaseException | None) -> int:

@@ -88,7 +88,7 @@ whose answers are the rows then. See docs/python.md."""
 GUARD = RunStoppedError.exit_code
 _LOG = logging.getLogger("batchrun")
 _CANCELLED = Stop("cancelled", "the task of the run was cancelled", 130)
-_CLOSED = Stop("closed", "nobody reads the outcomes any more", 130)
+_CLOSED = Stop("closed", "the outcomes are no longer read", 130)
 _INTERRUPTED = Stop("SIGINT", "stopped by KeyboardInterrupt", 130)
 
 

@@ -423,7 +423,7 @@ def _refuse_foreign(
         raise UsageError(message)
     if not changes.repair:
         message = (
-            f"{shown} belongs to a run whose checkpoint is {whose}. Go on with that one. If it is "
+            f"{shown} belongs to a run whose checkpoint is {whose}. Continue with that. If it is "
             "lost, --repair finds out from the parts and the input which rows are done; --restart "
             "starts over (the old contents are kept aside)"
         )

@@ -160,7 +160,7 @@ class Comparison:
         unfinished = states.get(RESENDING)
         if unfinished is not None and not allowed:
             raise self._changed(
-                f"the last --resend-changed of {folder} did not come to its end",
+                f"the last --resend-changed of {folder} did not finish",
                 ["some done rows may still answer the requests from before the change"],
             )
         fresh, edited = self._compare_input(reselected=selected)
@@ -347,28 +347,33 @@ class Comparison:
     ) -> RunChangedError:
         """The error: what changed, the done rows that it touches, and what each choice does."""
         done = self._count_done()
-        counted = self._would_restart(done)
+        restarted = self._would_restart(done)
         costs = RowCosts.of(self._journal.states.get("row_costs"))
         choices = []
         if keepable:
-            left = None if counted is None else max(0, counted.rows - done)
+            left = None if restarted is None else max(0, restarted.rows - done)
             choices.append(
-                f"--keep-done keeps the {done:,} done rows as they are and goes on with the rest"
+                f"--keep-done keeps {counted(done, 'done row')} unchanged and runs the rest"
                 + sent(left, costs)
             )
         if keepable and resendable and self._given.pipe is None:
             again = self._would_resend(done)
-            number = f"up to {done:,}" if again is None else f"{again.rows:,}"
-            whole = None
-            if again is not None and counted is not None:
-                whole = again.rows + max(0, counted.rows - done)
-            choices.append(
-                f"--resend-changed sends {number} done rows again, those whose request changed; "
-                "each keeps its old outcome until it has a new one" + sent(whole, costs)
+            number = (
+                f"up to {counted(done, 'done row')}"
+                if again is None
+                else counted(again.rows, "done row")
             )
-        choices.append(RESTART + sent(None if counted is None else counted.rows, costs))
-        choices.append(REUSE_OLD if counted is None else _would_reuse(counted, costs))
-        return changed(what, [*details, f"{done:,} rows are done"], choices)
+            whole = None
+            if again is not None and restarted is not None:
+                whole = again.rows + max(0, restarted.rows - done)
+            choices.append(
+                f"--resend-changed sends {number} again whose request changed; each keeps its old "
+                "outcome until it has a new one" + sent(whole, costs)
+            )
+        choices.append(RESTART + sent(None if restarted is None else restarted.rows, costs))
+        choices.append(REUSE_OLD if restarted is None else _would_reuse(restarted, costs))
+        done_rows = f"{counted(done, 'row')} {verb(done, 'is', 'are')} done"
+        return changed(what, [*details, done_rows], choices)
 
     def _would_restart(self, done: int) -> Restarted | None:
         """What ``--restart`` would send, and with ``--reuse old``, where counting it takes a moment

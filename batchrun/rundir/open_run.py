@@ -483,7 +483,7 @@ def refuse_unknown_parts(store: StoreReader, checkpoint: Path) -> None:
     count = len(part_names(store, "results"))
     message = (
         f"{store.where('results')} has {counted(count, 'part')}, but the journal {path} is missing "
-        "or empty, so nobody knows which rows are done. --repair finds it out from parts "
+        "or empty, so it is unknown which rows are done. --repair finds it out from parts "
         "and input; or restore it, or start over with --restart (the old contents are kept aside)"
     )
     raise DamagedError(message, path=str(path))

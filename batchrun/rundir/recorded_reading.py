@@ -31,7 +31,7 @@ def reading_of(settings: Settings, changes: Changes) -> Reading:
     if reading.rules > RULES:
         message = (
             f"{settings.dir} was begun with version {reading.rules} of the reading rules, and this "
-            f"batchrun knows {RULES}. Go on with the version that began it, or --restart"
+            f"batchrun knows {RULES}. Continue with the version that began it, or --restart"
         )
         raise UsageError(message)
     return replace(

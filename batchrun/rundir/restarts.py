@@ -112,7 +112,7 @@ def unfinished(checkpoint: Path, summary: object) -> Note | None:
 
 def begin(folder: Path, aside: str, kept: str, before: Note | None, intent: Intent) -> None:
     """Note a restart beside ``folder``, durably, before anything moves. ``before`` is an earlier
-    one that did not come to its end: what that set aside has answers that nobody took yet.
+    one that did not finish: what that set aside has answers that nobody took yet.
     """
     earlier = [] if before is None else [[before.aside, before.checkpoint], *before.earlier]
     path = note_path(folder)

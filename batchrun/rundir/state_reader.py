@@ -166,7 +166,7 @@ def _shard(row: tuple[Any, ...], found: Recorded) -> None:
     if generation < 1:
         found.faults.append(f"it records generation {generation} of shard {shard}'s parts")
     if not results or not attempts:
-        found.faults.append(f"a --repair of shard {shard} did not come to its end")
+        found.faults.append(f"a --repair of shard {shard} did not finish")
     found.shards[shard] = RecordedShard(
         shard,
         rows_read,

@@ -37,6 +37,11 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     return out + gate_lines(summary.get("gates") or {})
 
 
+def _reason(name: str, why: str) -> str:
+    """Why a gate did not pass, beginning with the gate's name, once."""
+    return safe(why) if why.startswith(f"{name} ") else f"{safe(name)}: {safe(why)}"
+
+
 def _judge(name: str, one: Mapping[str, Any]) -> list[str]:
     """How many answers a judge judged, what is wrong with its verdicts, and what it cost."""
     left = {
@@ -90,7 +95,7 @@ def gate_lines(gates: Mapping[str, Mapping[str, Any]]) -> list[str]:
     out = [f"gates: {passed} of {len(gates)} passed"]
     for verdict, word in _WORDS.items():
         out += [
-            f"  {word}: {safe(name)}: {safe(gate['why'])}"
+            f"  {word}: {_reason(name, gate['why'])}"
             for name, gate in gates.items()
             if gate["verdict"] == verdict
         ]

@@ -247,7 +247,7 @@ def _bar(s: Snapshot, width: int) -> RenderableType:
 
 def _last_line(s: Snapshot) -> str:
     if s.state == "stopping":
-        return "stopping: requests in flight may finish; once more stops at once"
+        return "stopping: requests in flight may finish; another one stops immediately"
     if s.bound_by is not None:
         return f"bound by {BOUND[s.bound_by]}"
     return s.state

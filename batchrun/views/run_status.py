@@ -200,7 +200,7 @@ def _processes(found: dict[str, Any]) -> str:
     told = ", ".join(f"{states[state]} {state}" for state in WORKER_STATES if states[state])
     processes = counted(len(workers), "process", "processes")
     if found["state"] == "killed":
-        return f"killed: {processes} together ({told}); the same command goes on:"
+        return f"killed: {processes} together ({told}); the same command resumes:"
     hosts = {worker["host"] for worker in workers if worker["state"] == "alive"}
     on = f" on {counted(len(hosts), 'machine')}" if len(hosts) > 1 else ""
     return f"{safe(str(live['state']))}: {processes} together{on} ({told})"

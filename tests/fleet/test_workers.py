@@ -63,11 +63,11 @@ def test_a_drain_and_a_second_signal_end_all_workers(cli, jsonl, simulator, unti
     live = cli.start(*command(slow, rows), "--workers", "2", "--grace", "600")
     until(lambda: slow.stats()["in_flight"] >= 4)
     live.signal(signal.SIGINT)
-    until(lambda: "once more stops at once" in live.err)
+    until(lambda: "another one stops immediately" in live.err)
     live.signal(signal.SIGINT)
     ended = live.wait()
     assert ended.code == 130, ended.err
-    assert "once more stops at once" in ended.err
+    assert "another one stops immediately" in ended.err
     cli.verified("run")
 
 

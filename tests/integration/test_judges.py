@@ -323,7 +323,7 @@ def test_a_judge_that_cannot_be_is_refused(world, arguments, said):
         ("[request]", '[input]\nfiles = ["rows.jsonl"]\n[request]', "Leave it out"),
         ("[request]", '[output]\ndir = "x"\n[request]', "output.dir"),
         ("[request]", "[output]\ncheck_schema = false\n[request]", "check_schema"),
-        ("[request]", '[notify]\non_finish = "true"\n[request]', "notifies nobody"),
+        ("[request]", '[notify]\non_finish = "true"\n[request]', "notifies no one"),
         ("[request]", "[request]\nrepeat = 2", "one verdict"),
         ("[request]", '[judge.x]\nconfig = "y.toml"\n[request]', "no judges of its own"),
         ('prompt = "{{ row.content }}"', "", "say what to ask"),

@@ -189,6 +189,38 @@ PLAYS = {
         columns={"reasoning": "because"},
         sent={"random_seed": 7, "safe_prompt": True, "prompt_mode": "reasoning"},
     ),
+    "dashscope": Plays(
+        wait_s=0.0,
+        shown=BEARER,
+        message={"reasoning_content": "because"},
+        columns={"reasoning": "because"},
+        sent={"enable_thinking": True, "thinking_budget": 64},
+        stream=(*REASONED, {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}),
+    ),
+    "moonshot": Plays(
+        wait_s=0.0,
+        shown=BEARER,
+        sent={"max_tokens": 9},
+    ),
+    "zhipu": Plays(
+        wait_s=0.0,
+        shown=BEARER,
+        sent={"max_tokens": 9, "thinking": {"type": "enabled"}},
+    ),
+    "minimax": Plays(
+        wait_s=0.0,
+        shown=BEARER,
+        sent={"max_completion_tokens": 9},
+    ),
+    "volcengine": Plays(wait_s=0.0, shown=BEARER),
+    "siliconflow": Plays(
+        wait_s=0.0,
+        shown=BEARER,
+        message={"reasoning_content": "because"},
+        columns={"reasoning": "because"},
+        stream=REASONED,
+    ),
+    "qianfan": Plays(wait_s=0.0, shown=BEARER),
     "vllm": Plays(
         shown=BEARER,
         refusal=(503, {}, {"error": {"message": "queue", "type": "Service Unavailable",

@@ -110,7 +110,7 @@ def test_an_edited_input(cli, begun, source, published, here):
     for word in (
         "difference is within rows 0 to 9 (2 of 3 shards read differ)",
         "25 rows are done",
-        "sends 1 done rows again",
+        "sends 1 done row again",
     ):
         assert word in refused.err, refused.err
     done = here(*command, "--resend-changed")
@@ -239,7 +239,7 @@ def test_an_unfinished_resend_may_be_left(cli, begun, here):
     assert here(*changed, "--resend-changed", "--limit", 5).code == 0
     assert len(_asked(endpoint)) == 3
     refused = here(*changed)
-    assert refused.code == 2 and "did not come to its end" in refused.err
+    assert refused.code == 2 and "did not finish" in refused.err
     assert here(*changed, "--keep-done").code == 0
     assert here(*changed).code == 0
     assert _asked(endpoint) == []

@@ -224,7 +224,7 @@ def test_an_edit_of_a_sampled_row_is_noticed(cli, heard, chosen):
     path.write_text(text.replace(f'"question\\n{chosen[3]}"', '"changed\\n-1"'), "utf-8")
     _touch(path)
     done = cli.run(*command)
-    assert done.code == 2 and "--resend-changed sends 1 done rows again" in done.err
+    assert done.code == 2 and "--resend-changed sends 1 done row again" in done.err
     assert cli.run(*command, "--resend-changed").code == 0
     assert _asked(endpoint) == [-1, *chosen]
 

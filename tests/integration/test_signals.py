@@ -116,7 +116,7 @@ def test_a_signal_is_acknowledged_while_the_run_drains(cli, simulator, jsonl, un
     )
     until(lambda: endpoint.stats()["in_flight"] == 4)
     live.signal(signal.SIGINT)
-    until(lambda: "once more stops at once" in live.err)
+    until(lambda: "another one stops immediately" in live.err)
     live.kill()
 
 

@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +41,23 @@ def rows(jsonl):
         }
         for number in range(ROWS)
     )
+
+
+def test_the_session_of_the_readme(cli):
+    """The commands that it shows for a real model answer the rows that its table lists. The words
+    and the tokens may differ from one processor to another.
+    """
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "README.md").read_text("utf-8")
+    (script,) = re.findall(r"^```sh real\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (table,) = re.findall(r"^```text real\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shutil.copytree(root / "samples", cli.folder / "samples")
+    done = cli.shell(f"set -e\n{script}")
+    assert done.returncode == 0, done.stderr
+    shown, seen = table.splitlines(), done.stdout.splitlines()[-len(table.splitlines()) :]
+    assert seen[0].split() == shown[0].split()
+    assert [line.split()[:2] for line in seen[2:]] == [line.split()[:2] for line in shown[2:]]
+    cli.verified("real")
 
 
 def test_a_run_with_a_schema(cli, rows, published, summary):

@@ -32,9 +32,9 @@ def on_signals(switch: StopSwitch, say: Callable[[str], None]) -> None:
 
     def stop(number: signal.Signals) -> None:
         if switch.stopping:
-            say(f"{number.name}: stopping at once")
+            say(f"{number.name}: stopping immediately")
         else:
-            say(f"{number.name}: requests in flight may finish; once more stops at once")
+            say(f"{number.name}: requests in flight may finish; another one stops immediately")
         switch.stop(Stop(number.name, f"stopped by {number.name}", 128 + number))
 
     for number in heeded():

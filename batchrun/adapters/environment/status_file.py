@@ -69,7 +69,7 @@ KEYS = {
         "What `batchrun ctl` set in this session, by key: the latest values. Null if it set "
         "nothing."
     ),
-    "notices": "What the run has told its user in this session; the latest may be missing.",
+    "notices": "What the run has reported to the user in this session; the latest may be missing.",
     "errors": "Failed rows by error class, those of earlier sessions included.",
     "examples": "One failed row of each error class: an object of `row` and `message`.",
     "outputs": (

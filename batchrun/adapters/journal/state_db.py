@@ -148,7 +148,7 @@ class StateFile:
         if not OLDEST_FORMAT <= version <= FORMAT:
             message = (
                 f"{self.path} has format {version}, this version reads formats {OLDEST_FORMAT} to "
-                f"{FORMAT}. Go on with the version that made it, or start over with --restart"
+                f"{FORMAT}. Continue with the version that made it, or start over with --restart"
             )
             raise UsageError(message)
         self._old = version < FORMAT

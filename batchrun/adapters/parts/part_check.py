@@ -88,7 +88,7 @@ def _look_at_shard(
         if name not in there:
             raise damaged(parts.store.where(name), "it is missing")
     if not one.results_sha256:
-        raise damaged(parts.store.where(names[0]), "a --repair of it did not come to its end")
+        raise damaged(parts.store.where(names[0]), "a --repair of it did not finish")
     logged = shard in journal.logs
     outdated = unknown = False
     for name, digest, recorded, rows in _claims(parts, one):

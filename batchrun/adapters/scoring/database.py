@@ -65,7 +65,7 @@ def require(what: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError:
-            message = f"{what} needs {name}, which is not installed: {INSTALL}"
+            message = f"{name} is not installed, which is required for {what}: {INSTALL}"
             raise UsageError(message) from None
 
 

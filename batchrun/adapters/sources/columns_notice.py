@@ -44,6 +44,6 @@ def report_columns(
     if names & {*SENT, *HOLDING}:
         say(
             f"{where} was begun by a version that sends columns called like request parameters "
-            "(model, n, user, ...) unless the prompt shows them, and goes on that way; --restart "
+            "(model, n, user, ...) unless the prompt shows them, and continues that way; --restart "
             "takes every column as data"
         )

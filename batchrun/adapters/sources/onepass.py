@@ -90,7 +90,7 @@ class OnePassReader(ReaderOver):
         message = (
             f"what is piped in is not what the run was begun with: {how}. None of the rows from "
             f"{first:,} on was sent, and every answer is kept. Pipe the same rows in again; or "
-            "--keep-done keeps every done row and goes on with the rest; --restart starts over"
+            "--keep-done keeps every done row and runs the rest; --restart starts over"
         )
         return InputChangedError(message)
 

@@ -102,9 +102,7 @@ KEYS: Mapping[str, str] = {
     "projected.low_usd": "The lower end of the 90% interval. Null below 30 finished rows.",
     "projected.high_usd": "The upper end of the 90% interval. Null below 30 finished rows.",
     "projected.pending_cost_usd": "The share of `projected.cost_usd` that is still to be spent.",
-    "notices": (
-        "What the latest session that sent something told its user on stderr: a list of texts."
-    ),
+    "notices": ("What the latest session that sent something reported on stderr: a list of texts."),
     "started_at": "When the first session began, UTC.",
     "ended_at": "When the last session ended, UTC.",
     "wall_s": "Wall-clock seconds, summed over all sessions.",

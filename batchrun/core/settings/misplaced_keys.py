@@ -34,7 +34,7 @@ def _elsewhere(key: str) -> str | None:
         tables = " or ".join(f"[{s}]" if s != "endpoint" else "[[endpoint]]" for s in sections)
         return f"; write `{key}` below {tables}"
     if key in SENT and key not in ("messages", "model", "stream"):
-        return f"; a parameter of requests stands in [request]: params = {{ {key} = ... }}"
+        return f"; a parameter of requests belongs in [request]: params = {{ {key} = ... }}"
     return None
 
 

@@ -89,7 +89,7 @@ PROVIDERS: tuple[Provider, ...] = (
         (KeyVariable("YOUR_API_KEY"),),
         key_needed=True,
         remark=(
-            "`top_k` beside OpenAI's parameters; `reasoning_content` and `refusal` in answers; "
+            "Takes `top_k`, too; `reasoning_content` and `refusal` in answers; "
             "the index of streamed tool calls may be text."
         ),
         source="its API page: basic call, tool calls, streaming",
@@ -133,7 +133,7 @@ PROVIDERS: tuple[Provider, ...] = (
         key_needed=True,
         remark=(
             "The model is the deployment's name. A date in OPENAI_API_VERSION means deployment "
-            "URLs, where the deployment stands in the URL and `model` of a row is ignored."
+            "URLs, where the deployment is in the URL and `model` of a row is ignored."
         ),
         source="openai-python 3.54; Microsoft's pages on the v1 API and on quota",
         url_variables=("AZURE_OPENAI_ENDPOINT",),
@@ -213,6 +213,91 @@ PROVIDERS: tuple[Provider, ...] = (
             "`null`. `random_seed` in place of `seed`; `safe_prompt`, `prompt_mode`."
         ),
         source="mistralai 3.7.0",
+    ),
+    Provider(
+        "dashscope",
+        "Alibaba Cloud Model Studio (DashScope)",
+        "https://dashscope.aliyuncs.com/compatible-mode/v1",
+        (KeyVariable("DASHSCOPE_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "The host is Beijing's; keys of other regions need theirs, such as "
+            "`dashscope-intl.aliyuncs.com`. `enable_thinking` and `thinking_budget` in requests."
+        ),
+        source="alibabacloud.com/help/en/model-studio: OpenAI compatible - Chat",
+    ),
+    Provider(
+        "moonshot",
+        "Moonshot AI (Kimi)",
+        "https://api.moonshot.cn/v1",
+        (KeyVariable("MOONSHOT_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "The host is China's; outside it is `api.moonshot.ai`. Limits are on concurrency, "
+            "requests and tokens a minute, and tokens a day, and rise with top-ups."
+        ),
+        source="platform.kimi.ai/docs: introduction; kimi.com/help: API rate limits",
+    ),
+    Provider(
+        "zhipu",
+        "Zhipu AI (GLM)",
+        "https://open.bigmodel.cn/api/paas/v4",
+        (KeyVariable("ZHIPUAI_API_KEY"), KeyVariable("ZAI_API_KEY")),
+        key_needed=True,
+        remark=(
+            "The host is China's; outside it is `api.z.ai`. `max_tokens` only; `tool_choice` is "
+            "`auto` only; newer models think unless `thinking` in requests turns it off."
+        ),
+        source="java.agentscope.io: GLM; docs.jambonz.org: Z.ai; hexdocs.pm/agentic: Zai",
+    ),
+    Provider(
+        "minimax",
+        "MiniMax",
+        "https://api.minimaxi.com/v1",
+        (KeyVariable("MINIMAX_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "Outside China the host is `api.minimax.io`. Thinking comes inside `<think>` in the "
+            "content. `max_completion_tokens` in place of `max_tokens`."
+        ),
+        source="platform.minimaxi.com/docs: text-openai-api; java.agentscope.io: MiniMax",
+        limit=NEWER_LIMIT,
+    ),
+    Provider(
+        "volcengine",
+        "Volcengine Ark",
+        "https://ark.cn-beijing.volces.com/api/v3",
+        (KeyVariable("ARK_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "The model is a model's name or the id of an inference endpoint (`ep-...`). The host "
+            "is Beijing's."
+        ),
+        source="cloudwego.io/docs/eino: ChatModel - ARK; mastra.ai: Volcengine Ark",
+    ),
+    Provider(
+        "siliconflow",
+        "SiliconFlow",
+        "https://api.siliconflow.cn/v1",
+        (KeyVariable("SILICONFLOW_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "Outside China the host is `api.siliconflow.com`. Models are `vendor/model`. "
+            "`reasoning_content` in answers."
+        ),
+        source="docs.siliconflow.cn: quickstart",
+    ),
+    Provider(
+        "qianfan",
+        "Baidu Qianfan",
+        "https://qianfan.baidubce.com/v2",
+        (KeyVariable("QIANFAN_API_KEY"),),
+        key_needed=True,
+        remark=(
+            "Keys begin with `bce-v3/`. The header `appid` may name the application that usage "
+            "is billed to."
+        ),
+        source="cloud.baidu.com/doc/qianfan: OpenAI SDK; docs.openclaw.ai: Qianfan",
     ),
     Provider(
         "vllm",
@@ -319,7 +404,7 @@ def provider_named(name: object) -> Provider:
     near = difflib.get_close_matches(str(name).lower(), BY_NAME, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(BY_NAME)}"
     message = (
-        f"endpoint.provider (--provider) is {name!r}; {hint} `batchrun providers` tells about "
+        f"endpoint.provider (--provider) is {name!r}; {hint} `batchrun providers` lists "
         "them; any other compatible server is named by its --base-url"
     )
     if not near:

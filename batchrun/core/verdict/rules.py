@@ -68,7 +68,7 @@ ACTIONS: Mapping[Action, str] = {
         "five minutes of nothing but refusals (three times the named wait, if that is longer) the "
         "run stops."
     ),
-    Action.FREE: "Retries the row at once. Does not count as an attempt.",
+    Action.FREE: "Retries the row immediately. Does not count as an attempt.",
     Action.AGAIN: (
         "Retries the row after a backoff. Counts as an attempt; after `--max-attempts` the row "
         "fails."

@@ -597,7 +597,7 @@ class EndpointGate:
     def _bounded_by_server(self, window: int) -> None:
         """The server takes only so many at once."""
         if self.climb is not None:
-            self.climb.limit(window, "the server refuses more at once")
+            self.climb.limit(window, "the server refuses more in flight")
             window = self.climb.window
         if window < self.concurrency:
             self._set_permits(window)

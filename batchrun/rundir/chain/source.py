@@ -201,7 +201,7 @@ def _require_finished(source: SourceRun) -> None:
     elif _waits(source):
         why = "a later session of it was killed, and some of its answers are not published yet"
     elif source.known is not None and source.known.meta.get("resending") is not None:
-        why = "a --resend-changed of it did not come to its end"
+        why = "a --resend-changed of it did not finish"
     if why is not None:
         message = (
             f"--from {source.name} is not finished: {why}. Run its command again to finish it, "

@@ -116,7 +116,7 @@ def prepare(
         raise UsageError(message)
     if not settings.check_schema:
         message = (
-            f"{judge.key}: its verdicts are held against their JSON Schema; leave out "
+            f"{judge.key}: its verdicts are checked against their JSON Schema; leave out "
             "check_schema = false"
         )
         raise UsageError(message)
@@ -151,7 +151,7 @@ def _refuse_own(judge: Judge, raw: Raw) -> None:
             raise UsageError(message)
         if name.startswith("notify."):
             message = (
-                f"{_config_of(judge)} sets {name}, but a judge notifies nobody. Set it for the run "
+                f"{_config_of(judge)} sets {name}, but a judge notifies no one. Set it for the run "
                 "that it judges"
             )
             raise UsageError(message)

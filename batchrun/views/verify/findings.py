@@ -23,7 +23,7 @@ KINDS = {
     "usage": "`usage.parquet` counts something else than the parts hold.",
     "state": "The journal's state file is missing, unreadable, or changed on the disk.",
     "state_totals": "The journal's totals of a shard are not what its parts hold.",
-    "state_summary": "`summary.json` and the journal tell different things of the run.",
+    "state_summary": "`summary.json` and the journal disagree about the run.",
     "log_waiting": "Outcomes wait in the journal to be published.",
     "parts_waiting": "Parts that were written again wait to be published.",
     "left_over": "A draft that a kill left behind.",

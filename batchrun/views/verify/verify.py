@@ -181,7 +181,7 @@ def _check_state(look: Look, known: Recorded | None, report: Report) -> None:
         if turns:
             report.notes.append(
                 f"{path.name} keeps {counted(turns, 'turn')} of conversations that are not at "
-                "their end; a resume goes on from there"
+                "their end; a resume continues from there"
             )
         else:
             report.found("log_waiting", f"{path.name} waits to be published; run again")

@@ -114,7 +114,7 @@ def format_of(files: Sequence[str], given: str, once: str | None = None) -> str:
 def _format_of_pipe(path: str, files: Sequence[str], given: str) -> str:
     what = "standard input" if path == storage.STDIN else "what can be read only once"
     if len(files) > 1:
-        message = f"input {path}: {what} is an input of its own; name no other files beside it"
+        message = f"input {path}: {what} is an input of its own; name no other files with it"
         raise InputError(message)
     kind = format_named(path) or UNKNOWN if given == "auto" else given
     if kind in ("parquet", "xlsx"):

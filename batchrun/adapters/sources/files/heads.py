@@ -133,7 +133,7 @@ def _changed(stamp: Stamp, known: Dialect, asked: Mapping[str, str]) -> RunChang
     what = ", ".join(f"{name}: was {was[name]!r}, is {asked[name]!r}" for name in was)
     message = (
         f"input {stamp.name} is not read as it was when the run was begun (input.{what}): other "
-        "rows would have the numbers of those that are done. Leave it out to go on; --restart "
+        "rows would have the numbers of those that are done. Leave it out to continue; --restart "
         "reads the input anew"
     )
     return RunChangedError(message)
