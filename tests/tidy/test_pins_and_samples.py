@@ -65,7 +65,7 @@ def test_pins_install_on_every_python(name):
     that the pins were compiled on: with those alone, other versions and systems refuse it.
     """
     blocks = re.split(
-        r"^(?=[\w.-]+==)", (ROOT / "requirements" / name).read_text("utf-8"), flags=re.M
+        r"^(?=[\w.-]+==)", (ROOT / "requirements" / name).read_text("utf-8"), flags=re.MULTILINE
     )
     hashes = {
         each.partition("==")[0]: each.count("--hash=") for each in blocks if "--hash=" in each
