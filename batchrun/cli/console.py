@@ -17,8 +17,8 @@ import click
 
 from batchrun.cli.standard_streams import forsake
 from batchrun.core.text.legible import json_of, legible
-from batchrun.core.text.wording import wrapped
 from batchrun.errors import BatchrunError, StorageError
+from batchrun.views.layout import wrap
 from batchrun.views.text import safe, verdict
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def fitted(text: str, stream: TextIO) -> str:
         return text
     width = max(COLUMNS_LEAST, shutil.get_terminal_size().columns)
     lines = (
-        line if _COMMAND.match(line) else "\n".join(wrapped(line, width))
+        line if _COMMAND.match(line) else "\n".join(wrap(line, width, hang=2))
         for line in text.split("\n")
     )
     return "\n".join(lines)

@@ -7,9 +7,12 @@ from typing import Any
 
 from batchrun.core.cost.money import format_cost
 from batchrun.core.text.wording import counted
+from batchrun.views.layout import clipped, columns_of, padded
 from batchrun.views.text import safe
 
 GROUPS_SHOWN = 10
+KEY_COLUMNS = 80
+"""Of the name of a group this much is shown."""
 _WORDS = {
     "fail": "FAILED",
     "inconclusive": "inconclusive",
@@ -30,8 +33,9 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
             continue  # none of batchrun's
         out.append(f"{safe(name)}: {_metric(metric)}")
         groups = list((metric.get("groups") or {}).items())
-        width = max((len(safe(key)) for key, _ in groups[:GROUPS_SHOWN]), default=0)
-        out += [f"  {safe(key):{width}}  {_metric(one)}" for key, one in groups[:GROUPS_SHOWN]]
+        shown = [(clipped(safe(key), KEY_COLUMNS), one) for key, one in groups[:GROUPS_SHOWN]]
+        width = max((columns_of(key) for key, _ in shown), default=0)
+        out += [f"  {padded(key, width)}  {_metric(one)}" for key, one in shown]
         if len(groups) > GROUPS_SHOWN:
             out.append(f"  and {len(groups) - GROUPS_SHOWN:,} more groups in summary.json")
     return out + gate_lines(summary.get("gates") or {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 
 from batchrun.views.text import safe
@@ -11,24 +10,36 @@ WIDTH_LEAST = 20
 CUT_CHARS = 2000
 """Of a longer text this much is shown, unless all of it is asked for."""
 CUT_LINES = 40
-_ZERO = ("Mn", "Me", "Cf")
-"""Categories of characters that take no column of their own."""
-_WIDE = ("W", "F")
 _CLOSING = "\u3001\u3002\uff0c\uff01\uff1f\uff1b\uff1a\uff09\u300d\u300f\u300b\u3011"
 """Punctuation that no line begins with."""
+_JOINER = "\u200d"
+"""Makes one sign of the emoji on its two sides."""
+_SKIN_TONES = "\U0001f3fb\U0001f3fc\U0001f3fd\U0001f3fe\U0001f3ff"
+_DOTS = "..."
 
 
 def columns_of(text: str) -> int:
     """The columns that a text takes on a terminal."""
     if text.isascii():
         return len(text)
-    return sum(map(_columns, text))
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
-def _columns(character: str) -> int:
-    if unicodedata.category(character) in _ZERO:
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in _WIDE else 1
+def padded(text: str, width: int, *, right: bool = False) -> str:
+    """A text filled up with spaces to ``width`` columns: behind it, or ``right``, before it."""
+    spaces = " " * (width - columns_of(text))
+    return spaces + text if right else text + spaces
+
+
+def clipped(text: str, width: int) -> str:
+    """A text of at most ``width`` columns; one that is longer is cut and ends with dots."""
+    if columns_of(text) <= width:
+        return text
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, width - len(_DOTS)).rstrip() + _DOTS
 
 
 def wrap(text: str, width: int | None, indent: int = 0, hang: int = 0) -> Iterator[str]:
@@ -43,17 +54,20 @@ def wrap(text: str, width: int | None, indent: int = 0, hang: int = 0) -> Iterat
             continue
         room = max(WIDTH_LEAST, width - indent - hang)
         lead = line[: len(line) - len(line.lstrip(" "))][: room // 2]
-        for number, piece in enumerate(_lines(line.strip(" "), room - len(lead))):
+        first = max(WIDTH_LEAST, width - indent) - len(lead)
+        pieces = _lines(line.strip(" "), room - len(lead), first)
+        for number, piece in enumerate(pieces):
             yield f"{margin}{' ' * hang if number else ''}{lead}{piece}"
 
 
-def _lines(line: str, room: int) -> Iterator[str]:
-    held, taken = "", 0
+def _lines(line: str, room: int, first: int) -> Iterator[str]:
+    """A line in lines of at most ``room`` columns, the first one of ``first``."""
+    held, taken, left = "", 0, first
     for piece in _pieces(line):
         size = columns_of(piece)
-        if held and taken + columns_of(piece.rstrip(" ")) > room:
+        if held and taken + columns_of(piece.rstrip(" ")) > left:
             yield held.rstrip(" ")
-            held, taken = "", 0
+            held, taken, left = "", 0, room
         held += piece
         taken += size
     if held:
@@ -66,10 +80,13 @@ def _pieces(line: str) -> Iterator[str]:
     """
     held = ""
     for character in line:
-        wide = not character.isascii() and _columns(character) == 2
-        if (wide and held and character not in _CLOSING) or (
-            held.endswith(" ") and character != " "
-        ):
+        wide = (
+            not character.isascii()
+            and columns_of(character) == 2
+            and character not in _CLOSING + _SKIN_TONES
+            and not held.endswith(_JOINER)
+        )
+        if (wide and held) or (held.endswith(" ") and character != " "):
             yield held
             held = ""
         held += character

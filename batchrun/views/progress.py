@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from batchrun.core.text.wording import counted
 from batchrun.engine.observe.monitor import EndpointSnapshot, Snapshot
 from batchrun.views import failures, funds
+from batchrun.views.layout import columns_of
 from batchrun.views.text import BOUND, HEALTH, duration, in_flight, rate, safe, share
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _texts(text: str, width: int, style: str = "") -> Iterator[Text]:
         last = lines[TEXT_LINES - 1]
         while last.cell_len + len(_MORE) > room:
             words = last.plain.rpartition(" ")[0]
-            last.truncate(len(words) if words else room - len(_MORE))
+            last.truncate(columns_of(words) if words else room - len(_MORE))
         last.append(_MORE)
     for n, line in enumerate(lines[:TEXT_LINES]):
         yield Text.assemble(_INDENT if n or text.startswith(_INDENT) else "", line)
@@ -228,7 +229,8 @@ def _flow(pieces: Sequence[str | Text], width: int) -> Iterator[Text]:
 
     line = Text()
     for piece in pieces:
-        if line and line.cell_len + 2 + len(piece) > width:
+        size = columns_of(piece) if isinstance(piece, str) else piece.cell_len
+        if line and line.cell_len + 2 + size > width:
             yield line
             line = Text()
         if line:

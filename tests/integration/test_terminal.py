@@ -15,6 +15,7 @@ import threading
 import pytest
 
 from batchrun.simulator.latency import FixedLatency
+from batchrun.views.layout import columns_of
 from tests.harness.slow import rest_slow
 
 COMMAND = (sys.executable, "-m", "batchrun")
@@ -92,6 +93,55 @@ def test_a_verdict_is_coloured_and_no_word_is_broken(cli, columns):
     lines = [line for line in plain.splitlines() if not line.startswith(commands)]
     assert max(map(len, lines)) <= columns
     assert max(map(len, lines)) > columns * 0.7
+
+
+@pytest.fixture
+def chinese(cli, simulator, jsonl):
+    """A run with a Chinese name and label, of rows in several scripts."""
+    subjects = ["很长的中文主题" * 10, "日本語ｶﾅ", "\U0001f44d\U0001f3fd ok", "plain"]
+    rows = [
+        {"messages": [{"role": "user", "content": subject}], "主题": subject}
+        for subject in subjects
+    ]
+    endpoint = simulator()
+    done = cli.run(
+        jsonl(rows),
+        *("-o", "夜间评测", "--base-url", endpoint.base_url, "--label", "主题=夜间的中文评测"),
+        "--no-progress",
+    )
+    assert done.code == 0, done.err
+
+
+def _columns_apart(line, starts):
+    """Whether the cells of a line begin in these columns of the terminal, after two spaces."""
+    shown = "".join(c + "\0" * (columns_of(c) - 1) for c in line)
+    return all(shown[start - 2 : start] in ("  ", "") for start in starts if start)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("chinese")
+@pytest.mark.parametrize("columns", [40, 140])
+def test_tables_with_wide_characters_fit_and_line_up(cli, columns):
+    """Cells of any script are cut and filled up by the columns that they take; where the terminal
+    is too narrow for a table, its rows are lists.
+    """
+    sql = "SELECT row, 主题, status, 主题 AS again FROM results ORDER BY row"
+    for command in (
+        ("query", "夜间评测", sql),
+        ("runs", "."),
+        ("costs", "夜间评测", "--by", "label.主题"),
+    ):
+        shown = Terminal(cli, *command, columns=columns)
+        code = shown.wait()
+        lines = STYLE.sub("", shown.text).splitlines()
+        assert code == 0, shown.text
+        wide = [line for line in lines if not line.isascii()]
+        assert wide and max(map(columns_of, lines)) <= columns, shown.text
+        if command[0] == "query" and columns == 140:
+            rule = lines[1]
+            starts = [at.start() for at in re.finditer("-+", rule)]
+            assert len(starts) == 4
+            assert all(_columns_apart(line, starts) for line in lines)
 
 
 @pytest.mark.usefixtures("finished")

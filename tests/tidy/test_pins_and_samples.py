@@ -55,6 +55,26 @@ def test_pins_say_nothing_about_where_packages_come_from(name):
     assert "://" not in text
 
 
+ONE_FILE = {"certifi"}
+"""Packages whose pinned release has a single file."""
+
+
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "lowest.txt", "real.txt", "ray.txt"])
+def test_pins_install_on_every_python(name):
+    """A pin has the hashes of all files of its release, not only of the wheel for the interpreter
+    that the pins were compiled on: with those alone, other versions and systems refuse it.
+    """
+    blocks = re.split(
+        r"^(?=[\w.-]+==)", (ROOT / "requirements" / name).read_text("utf-8"), flags=re.MULTILINE
+    )
+    hashes = {
+        each.partition("==")[0]: each.count("--hash=") for each in blocks if "--hash=" in each
+    }
+    assert hashes
+    few = {package for package, number in hashes.items() if number < 2} - ONE_FILE
+    assert not few, "delete the hashes of these and compile again: make pins"
+
+
 def test_the_results_are_what_their_figures_make(monkeypatch):
     """benchmarks/RESULTS.md and its plots show the figures beside them, and nothing by hand."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

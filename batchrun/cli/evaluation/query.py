@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from batchrun.cli.console import exit_codes, print_message, writing
+from batchrun.cli.console import exit_codes, print_message, terminal_width, writing
 from batchrun.cli.paths import FOLDER, PATH
 from batchrun.core.text.wording import counted
 
@@ -69,6 +69,7 @@ def command(
                     target=target,
                     checkpoint=checkpoint,
                     force=force,
+                    width=terminal_width(),
                 )
                 sys.stdout.flush()
         except BrokenPipeError:

@@ -1,11 +1,7 @@
-"""Counts and paragraphs as people read them: ``1 row``, ``2 rows``, lines that end at words."""
+"""Counts and short texts as people read them: ``1 row``, ``2 rows``."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator
-
-_INDENT_MORE = "  "
 _CUT = " ..."
 
 
@@ -28,24 +24,3 @@ def shortened(text: str, most: int) -> str:
         return line
     end = line.rfind(" ", most // 2, most - len(_CUT) + 1)
     return line[: end if end > 0 else most - len(_CUT)] + _CUT
-
-
-def wrapped(text: str, width: int) -> Iterator[str]:
-    """Text in lines of at most ``width`` columns that end at words; a longer word stays whole.
-
-    Lines of the text stay lines, and keep their indent; what is wrapped is indented by two more.
-    """
-    for line in text.split("\n"):
-        if len(line) <= width:
-            yield line
-            continue
-        indent = line[: len(line) - len(line.lstrip())]
-        yield from textwrap.wrap(
-            line.strip(),
-            width,
-            initial_indent=indent,
-            subsequent_indent=indent + _INDENT_MORE,
-            break_long_words=False,
-            break_on_hyphens=False,
-            drop_whitespace=True,
-        ) or [""]

@@ -14,12 +14,13 @@ from batchrun.views import figures
 from batchrun.views.compare.compare import Comparison
 from batchrun.views.compare.examples import KINDS, Example, Kind
 from batchrun.views.figures import figure
+from batchrun.views.layout import clipped
 from batchrun.views.text import safe
 
 GROUPS_SHOWN = 10
 UNMATCHED_SHOWN = 10
 DIFF_CHARS = 1_000
-ID_CHARS = 80
+ID_COLUMNS = 80
 _HEADS: Mapping[Kind, tuple[str, str]] = {
     "worse": ("regressions", "no regressions"),
     "better": ("improvements", "no improvements"),
@@ -70,8 +71,7 @@ def _pairs(found: Comparison) -> Iterator[str]:
 
 
 def _id(text: str) -> str:
-    shown = safe(" ".join(text.split()))
-    return shown if len(shown) <= ID_CHARS else f"{shown[:ID_CHARS]}..."
+    return clipped(safe(" ".join(text.split())), ID_COLUMNS)
 
 
 def _differs(found: Comparison) -> Iterator[str]:

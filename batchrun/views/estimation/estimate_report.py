@@ -4,7 +4,6 @@ JSON object.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from batchrun.core.estimate.pilot import PilotFigures
 from batchrun.core.text.wording import counted, verb
 from batchrun.views.estimation.counting import Estimate
 from batchrun.views.estimation.unit_prices import as_dict, labelled_lines, price_lines
+from batchrun.views.layout import wrap
 from batchrun.views.text import BOUND, duration, safe
 
 MODELS_SHOWN = 20
@@ -331,7 +331,7 @@ class Report:
     def notes(self, width: int) -> Iterator[str]:
         """What the figures rest on."""
         for note in self._notes():
-            yield from textwrap.wrap(f"- {safe(note)}", width, subsequent_indent="  ")
+            yield from wrap(f"- {note}", width, hang=2)
 
     def _by_model(self, width: int) -> Iterator[str]:
         models = self._found.models

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from batchrun.core.cost.money import PICODOLLARS, format_cost
-from batchrun.core.text.wording import wrapped
 from batchrun.views.estimation.estimate_report import Report
 from batchrun.views.estimation.unit_prices import labelled_lines
+from batchrun.views.layout import wrap
 from batchrun.views.text import safe
 
 WIDE = 60
@@ -51,7 +50,7 @@ class Comparison:
         widths = [max(len(line[n]) for line in lines) for n in range(len(heads))]
         for line in lines:
             cells = [f"{cell:>{size}}" for cell, size in zip(line, widths, strict=False)]
-            yield from wrapped("  ".join([*cells, line[-1]]), width)
+            yield from wrap("  ".join([*cells, line[-1]]), width, hang=2)
         for name, each in self._reports.items():
             yield ""
             yield from labelled_lines("model", safe(name), width)
@@ -59,7 +58,7 @@ class Comparison:
             yield from each.priced(name, width)
         yield ""
         for note in self._notes():
-            yield from textwrap.wrap(f"- {safe(note)}", width, subsequent_indent="  ")
+            yield from wrap(f"- {note}", width, hang=2)
 
     def _notes(self) -> list[str]:
         """What the figures rest on, each said once."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
 from batchrun.core.cost.price_book import Quoted
+from batchrun.views.layout import wrap
 from batchrun.views.text import safe
 
 _LABEL = 8
@@ -15,12 +15,7 @@ _LABEL = 8
 
 def labelled_lines(label: str, text: str, width: int) -> list[str]:
     """A labelled paragraph of a report in lines of at most ``width`` columns."""
-    return textwrap.wrap(
-        f"{label:{_LABEL}} {text}",
-        width,
-        subsequent_indent=" " * (_LABEL + 1),
-        drop_whitespace=True,
-    )
+    return list(wrap(f"{label:{_LABEL}} {text}", width, hang=_LABEL + 1))
 
 
 def as_dict(quoted: Quoted) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from batchrun.errors import ScoringError, StorageError, UsageError
 from batchrun.rundir import inspect
 from batchrun.views.export import Sink, new_file, require_new
 from batchrun.views.flat import flat, flat_type, without_formulas
+from batchrun.views.history import text_table
+from batchrun.views.layout import clipped, columns_of, padded
 from batchrun.views.published import Results
 from batchrun.views.text import safe
 
@@ -40,7 +42,8 @@ SUFFIXES = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".pq": "parqu
 MEMORY_BYTES = 256 * 2**20
 ROWS_SHOWN = 200
 """Rows of a table for people; more of them is for programs."""
-CELL_CHARS = 60
+CELL_COLUMNS = 60
+"""Of a longer value this much is shown on a terminal."""
 
 
 def format_of(target: str | None, given: str | None) -> str:
@@ -67,8 +70,10 @@ def query(
     target: str | None = None,
     checkpoint: str | None = None,
     force: bool = False,
+    width: int | None = None,
 ) -> int:
-    """Answer one SELECT into ``target`` or ``stdout``; returns the number of rows.
+    """Answer one SELECT into ``target`` or ``stdout``; returns the number of rows. ``width`` is
+    that of the terminal, in columns, None without one: a table that does not fit is a list.
 
     Raises ``UsageError`` for SQL that is broken, not allowed or fails, and for what is no run
     directory; ``DamagedError`` or ``StorageError``.
@@ -95,7 +100,7 @@ def query(
         try:
             schema, batches = database.reader(parsed.text, "the query")
             if target is None:
-                return _write(kind, schema, batches, stdout)
+                return _write(kind, schema, batches, stdout, width)
             return _into_file(kind, schema, batches, Path(target))
         except ScoringError as error:
             if error.interrupted:
@@ -187,8 +192,16 @@ def _usage(store: StoreReader) -> pa.Table:
         raise damaged(store.where(USAGE), error) from error
 
 
-def _write(kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], sink: Sink) -> int:
-    writers = {"table": _table, "csv": _csv, "json": _json, "parquet": _parquet}
+def _write(
+    kind: str,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    sink: Sink,
+    width: int | None = None,
+) -> int:
+    if kind == "table":
+        return _table(schema, batches, sink, width)
+    writers = {"csv": _csv, "json": _json, "parquet": _parquet}
     return writers[kind](schema, batches, sink)
 
 
@@ -246,7 +259,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], sink: Sink) -> int:
+def _table(
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch], sink: Sink, width: int | None
+) -> int:
     rows = 0
     shown: list[list[str]] = []
     for batch in batches:
@@ -257,9 +272,12 @@ def _table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], sink: Sink) -> 
         rows += batch.num_rows
     names = [_cell(name) for name in schema.names]
     numbers = [pa.types.is_floating(k) or pa.types.is_integer(k) for k in schema.types]
-    widths = [max(map(len, column)) for column in zip(names, *shown, strict=True)]
-    lines = [_line(names, widths, [False] * len(names)), "  ".join("-" * w for w in widths)]
-    lines += [_line(line, widths, numbers) for line in shown]
+    widths = [max(map(columns_of, column)) for column in zip(names, *shown, strict=True)]
+    if width is not None and sum(widths) + 2 * (len(widths) - 1) > width:
+        lines = list(text_table.listed(names, shown, width=width))
+    else:
+        lines = [_line(names, widths, [False] * len(names)), "  ".join("-" * w for w in widths)]
+        lines += [_line(line, widths, numbers) for line in shown]
     if rows > len(shown):
         lines.append(f"... and {rows - len(shown):,} more rows (--format csv has them all)")
     sink.write(("\n".join(lines) + "\n").encode(errors="replace"))
@@ -267,11 +285,11 @@ def _table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], sink: Sink) -> 
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    padded = (
-        cell.rjust(width) if number else cell.ljust(width)
+    filled = (
+        padded(cell, width, right=number)
         for cell, width, number in zip(cells, widths, right, strict=True)
     )
-    return "  ".join(padded).rstrip()
+    return "  ".join(filled).rstrip()
 
 
 def _cell(value: Any) -> str:
@@ -283,4 +301,4 @@ def _cell(value: Any) -> str:
     known = plain(value)
     text = known if isinstance(known, str) else json.dumps(known, ensure_ascii=False)
     text = safe(" ".join(text.split()))
-    return text if len(text) <= CELL_CHARS else f"{text[: CELL_CHARS - 3]}..."
+    return clipped(text, CELL_COLUMNS)

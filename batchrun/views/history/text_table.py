@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from batchrun.views.layout import columns_of, wrap
+from batchrun.views.layout import columns_of, padded, wrap
 from batchrun.views.text import safe
 
 GAP = "  "
@@ -20,15 +20,22 @@ def table(
     sizes = [max(map(columns_of, column)) for column in zip(heads, *cells, strict=True)]
     if width is None or sum(sizes) + len(GAP) * (len(sizes) - 1) <= width:
         for row in [list(heads), *cells]:
-            padded = (
-                cell + " " * (size - columns_of(cell))
-                if place < left
-                else " " * (size - columns_of(cell)) + cell
+            filled = (
+                padded(cell, size, right=place >= left)
                 for place, (cell, size) in enumerate(zip(row, sizes, strict=True))
             )
-            yield GAP.join(padded).rstrip()
+            yield GAP.join(filled).rstrip()
         return
-    for number, row in enumerate(cells):
+    yield from listed(heads, cells, width=width)
+
+
+def listed(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None
+) -> Iterator[str]:
+    """Every row as a list of its cells that are not empty, each with its head, and an empty line
+    between two rows.
+    """
+    for number, row in enumerate(rows):
         if number:
             yield ""
         yield from wrap(f"{heads[0]} {row[0]}", width, 0, 2)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from batchrun.core.text.wording import wrapped
 from batchrun.views import run_status
+from batchrun.views.layout import wrap
 from batchrun.views.progress import line_interval_s
 from batchrun.views.text import verdict
 
@@ -53,7 +53,7 @@ def redraw(
         for found in looks(folder, checkpoint):
             text = Text(no_wrap=True, overflow="ellipsis")
             for line in run_status.lines(found, folder, checkpoint):
-                shown = "\n".join(wrapped(line, max(20, console.width - 1)))
+                shown = "\n".join(wrap(line, max(20, console.width - 1), hang=2))
                 label, rest, colour = verdict(shown)
                 text.append(label, f"bold {colour}" if colour else "").append(f"{rest}\n")
             if found["state"] == "running":

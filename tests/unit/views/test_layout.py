@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchrun.views.layout import columns_of, cut, wrap
+from batchrun.views.layout import clipped, columns_of, cut, padded, wrap
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 
@@ -34,6 +34,36 @@ def test_wide_characters_take_two_columns(width):
     assert max(map(columns_of, lines)) <= width
     assert not [line for line in lines if line.strip()[0] in "、。"]
     assert "".join(line.strip() for line in lines) == "漢字が続く、長い文。" * 20
+
+
+def test_an_indent_is_kept():
+    """What is wrapped is indented by two more, and the first line uses the whole width."""
+    lines = list(wrap("  " + "words " * 20, 40, hang=2))
+    assert lines[0] == "  " + " ".join(["words"] * 6)
+    assert all(line.startswith("    words") for line in lines[1:])
+
+
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+THUMB = "\U0001f44d\U0001f3fd"
+MIXED = st.text(st.sampled_from([*"ab 漢字ｶ한é、", "\u0301", "\U0001f600"]), max_size=60)
+
+
+@given(MIXED, st.integers(4, 40), st.booleans())
+def test_cells_of_a_table_line_up(text, width, right):
+    """A text of any script takes no more columns than it may, and exactly as many when padded."""
+    shown = clipped(text, width)
+    assert columns_of(shown) <= width
+    assert shown == text or (shown.endswith("...") and columns_of(text) > width)
+    cell = padded(shown, width, right=right)
+    assert columns_of(cell) == width and cell.strip(" ") == shown.strip(" ")
+
+
+@pytest.mark.parametrize("sign", [FAMILY, THUMB])
+def test_a_line_does_not_end_within_an_emoji(sign):
+    """Parts that make one sign stay on one line."""
+    lines = list(wrap(sign * 30, 40))
+    assert len(lines) > 1
+    assert all(line == sign * (len(line) // len(sign)) for line in lines)
 
 
 def test_long_texts_are_cut_at_a_word_and_say_how_long_they_are():
