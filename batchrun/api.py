@@ -51,6 +51,7 @@ from batchrun.engine.session.guards import Stop, StopSwitch
 from batchrun.errors import BatchrunError, RunStoppedError, UsageError
 from batchrun.ports import Observer
 from batchrun.rundir.recorded_reading import reading_of
+from batchrun.session import Result
 
 if TYPE_CHECKING:  # loaded where they are used
     from batchrun.api_progress import Progress
@@ -217,16 +218,14 @@ def run_job(job: _Job) -> Summary:
     return job.summary(_in_own_thread(lambda: job.go(None), job.switch))
 
 
-def _in_own_thread(
-    go: Callable[[], Coroutine[Any, Any, assemble.Result]], switch: StopSwitch
-) -> assemble.Result:
+def _in_own_thread(go: Callable[[], Coroutine[Any, Any, Result]], switch: StopSwitch) -> Result:
     """Run a session in a thread and a loop of its own. An interrupt stops it in order, and is
     raised when it has ended.
     """
-    ended: Future[assemble.Result] = Future()
+    ended: Future[Result] = Future()
     ready: Future[asyncio.AbstractEventLoop] = Future()
 
-    async def work() -> assemble.Result:
+    async def work() -> Result:
         ready.set_result(asyncio.get_running_loop())
         return await go()
 
@@ -283,9 +282,7 @@ async def stream_job(job: _Job) -> AsyncGenerator[RowOutcome, None]:
         raise RunStoppedError(in_keywords(result.stop.message), by=result.stop.by)
 
 
-async def _ended(
-    task: asyncio.Task[assemble.Result], switch: StopSwitch, reason: Stop
-) -> assemble.Result:
+async def _ended(task: asyncio.Task[Result], switch: StopSwitch, reason: Stop) -> Result:
     """The result of a task that is not cancelled but stopped, however often its waiter is."""
     cancelled = False
     while not task.done():
@@ -334,7 +331,7 @@ class _Job:
 
             self._progress = Progress(self._plan.settings.dir)
 
-    async def go(self, outbox: Outbox | None) -> assemble.Result:
+    async def go(self, outbox: Outbox | None) -> Result:
         """Run the session in the running loop."""
         plan = self._plan
         settings = plan.settings
@@ -355,7 +352,7 @@ class _Job:
         plan: _Plan,
         outbox: Outbox | None,
         observers: Sequence[Observer],
-    ) -> assemble.Result:
+    ) -> Result:
         with contextlib.ExitStack() as stack:
             endpoints = await standing_in_thread(settings.endpoints, stack, _tell)
             settings = replace(settings, endpoints=endpoints)
@@ -384,7 +381,7 @@ class _Job:
         plan, reading = prompts.plan(settings), reading_of(settings, self._plan.changes)
         return partial(memory.find, rows, settings.format, plan, reading)
 
-    def summary(self, result: assemble.Result) -> Summary:
+    def summary(self, result: Result) -> Summary:
         """The summary of how it ended."""
         message = in_keywords(result.stop.message) if result.stop else None
         return Summary.of(result.summary, self._plan.settings.dir, message)
@@ -473,7 +470,7 @@ def judge(
     for warning in warnings:
         _warn(warning)
 
-    def run_session(*given: Any, **more: Any) -> assemble.Result:
+    def run_session(*given: Any, **more: Any) -> Result:
         going = partial(assemble.session, *given, find=None, switch=switch, **more)
         return _in_own_thread(going, switch)
 

@@ -12,10 +12,10 @@ from batchrun.core.settings.providers import LOCAL, LOCAL_MODEL, SIMULATOR
 from batchrun.core.settings.resolve import Settings
 
 if TYPE_CHECKING:  # loaded by runs that have judges alone
-    from batchrun.assemble import Result
     from batchrun.core.run.changes import Changes
     from batchrun.judging import RunSession
     from batchrun.rundir.judges.prepare import JudgeRun
+    from batchrun.session import Result
 
 
 def standing_in(

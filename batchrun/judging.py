@@ -30,7 +30,7 @@ from batchrun.rundir.judges.prepare import (
 from batchrun.rundir.judges.standing import models_of
 
 if TYPE_CHECKING:
-    from batchrun.assemble import Result
+    from batchrun.session import Result
 
 
 class RunSession(Protocol):

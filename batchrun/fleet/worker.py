@@ -23,7 +23,6 @@ from batchrun.adapters.environment.clock import LoopClock, real_s
 from batchrun.adapters.environment.signals import SignalledError
 from batchrun.adapters.parts.sealer import publish
 from batchrun.adapters.sources.files import pipes
-from batchrun.assemble import Result, Session
 from batchrun.core.fleet import controls, leases
 from batchrun.core.fleet.board import Place
 from batchrun.core.fleet.controls import Control
@@ -63,6 +62,7 @@ from batchrun.rundir.fleet.launches import (
 )
 from batchrun.rundir.fleet.workers import Worker, living
 from batchrun.rundir.lock import Held
+from batchrun.session import Result, Session
 
 if TYPE_CHECKING:  # loaded by runs that have judges alone
     from batchrun.rundir.judges.prepare import JudgeRun

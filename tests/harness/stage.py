@@ -28,6 +28,7 @@ from batchrun.engine.session.guards import StopSwitch
 from batchrun.errors import BatchrunError
 from batchrun.machinery import Machinery
 from batchrun.records import Outcome
+from batchrun.session import Result
 from batchrun.testing.virtual import EPOCH_US, START_S, VirtualLoop
 from tests.harness.crashes import Death, DiskFault, Killed, Reaper
 from tests.harness.inline import InlineJournal, InlineSealer, InlineSource
@@ -93,7 +94,7 @@ class Fate:
 class Ended:
     """How a session ended: with a result, an error, or dead. ``took_s`` is virtual."""
 
-    result: assemble.Result | None
+    result: Result | None
     error: BatchrunError | None
     took_s: float
 
@@ -136,7 +137,7 @@ class Stage:
         loop = StagedLoop()
         reaper = Reaper(self.folder, fate.death, fate.full, self.dice, self.note)
         self.reaper = reaper
-        result: assemble.Result | None = None
+        result: Result | None = None
         error: BatchrunError | None = None
         transport = self._transport(settings)
         machinery = self._machinery(reaper, settings, transport)
@@ -167,7 +168,7 @@ class Stage:
         fate: Fate,
         reaper: Reaper,
         machinery: Machinery,
-    ) -> assemble.Result:
+    ) -> Result:
         loop = asyncio.get_running_loop()
         switch = StopSwitch()
         for moment_s in fate.signals_s:

@@ -22,6 +22,7 @@ LAYERS = {
     "adapters": 3,
     "rundir": 4,
     "assemble": 5,
+    "session": 5,
     "judging": 5,
     "wiring": 5,
     "machinery": 5,

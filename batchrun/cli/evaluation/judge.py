@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from batchrun.adapters.storage.home import at_home
 from batchrun.cli.console import exit_codes, print_json, print_message, print_unwrapped
 from batchrun.cli.paths import PATH, config_flag
 from batchrun.core.settings.table import OF_JUDGES
+
+if TYPE_CHECKING:
+    from batchrun.session import Result
 
 
 def _setting_flags(function: Any) -> Any:
@@ -140,7 +143,7 @@ def _judge(
         if not quiet:
             print_message(text)
 
-    def run_session(settings: Any, *given: Any, **more: Any) -> assemble.Result:
+    def run_session(settings: Any, *given: Any, **more: Any) -> Result:
         open_files.raise_limit(settings)
         with contextlib.ExitStack() as stack:
             shown = not (quiet or no_progress)
