@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +216,7 @@ def open_run(
     )
     with contextlib.ExitStack() as undo:
         undo.callback(lock.release)
+        undo.push(partial(_refuse_lost, lock))
         if taken is not None:
             undo.callback(taken(lock))
         repair = _repair(store, checkpoint, say) if changes.repair else None
@@ -259,6 +261,14 @@ def open_run(
         _log_opened(opened, begun=begun)
         undo.pop_all()
     return opened
+
+
+def _refuse_lost(lock: Held, _: object, error: BaseException | None, __: object) -> None:
+    """Raises ``StorageError`` where the lock was lost while the directory was opened: what seems
+    to be damaged is then the work of the process that took the directory over.
+    """
+    if isinstance(error, DamagedError):
+        lock.check()
 
 
 def _finish_renumbering(store: Store, journal: Journal, say: Callable[[str], None]) -> None:

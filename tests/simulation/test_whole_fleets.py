@@ -15,6 +15,8 @@ from tests.harness.slow import rest_slow
 
 SEEDS, AT_ONCE = 48, 6
 TWICE = (5, 8, 20)
+CUT_OFF = 378
+"""A world in which one process has the directory's lock, and is away until the others are done."""
 
 
 @pytest.mark.linux
@@ -28,6 +30,14 @@ def test_everything_adds_up(first):
         story = simulate(seed)
         assert not story.why, f"seed {seed} ({story.kind}): {story.why}"
         assert story.rows and story.ends
+
+
+@pytest.mark.linux
+def test_who_was_cut_off_while_opening_says_that_others_took_over():
+    """Their parts, of which its own checkpoint knows nothing, do not look damaged to it."""
+    story = simulate(CUT_OFF)
+    assert not story.why, story.why
+    assert story.ends == {"done": 4, "StorageError": 1}
 
 
 @pytest.mark.linux
