@@ -697,6 +697,8 @@ class Life:
         connect = sqlite3.connect
 
         def connected(*given: Any, **more: Any) -> sqlite3.Connection:
+            # Whoever kills the process closes it.
+            more["check_same_thread"] = False
             database: sqlite3.Connection = connect(*given, **more)
             process = self.town.process()
             if process is not None:
