@@ -219,6 +219,7 @@ def test_connections_that_a_sleep_has_spoilt_are_not_used_again(monkeypatch):
         kept = connections.Connections.__new__(connections.Connections)
         idle = SimpleNamespace(idle_from_s=now.s, close=lambda: closed.append(True))
         kept._idle = connections.deque([idle])
+        kept._open = 1
         now.s += 1.0
         kept._close_old()
         assert not closed
