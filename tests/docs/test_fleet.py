@@ -112,4 +112,4 @@ def test_every_scheduler_is_in_the_table():
 def test_every_block_is_of_a_kind_that_is_checked():
     """No command stands on the page that no test reads."""
     assert PAGE.count("```") == 2 * len(BLOCKS)
-    assert {kind for kind, _ in BLOCKS} == {"run", "pair", "ray", "status", "ctl"}
+    assert {kind for kind, _ in BLOCKS} == {"rows", "run", "pair", "ray", "status", "ctl"}

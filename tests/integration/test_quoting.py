@@ -73,7 +73,7 @@ def test_a_run_goes_on_by_what_it_was_begun_with(cli, simulator, quoted):
     refused = cli(*command, "--quoting", "none")
     assert refused.code == 2
     assert 'input.quoting: was "csv", is "none"' in refused.err
-    assert "1 rows are done" in refused.err and "--keep-done keeps" not in refused.err
+    assert "1 row is done" in refused.err and "--keep-done keeps" not in refused.err
     done = cli(*command, "--json")
     assert done.code == 0, done.err
     assert done.json["rows"]["input"] == 2

@@ -60,7 +60,7 @@ def test_the_second_signal_stops_at_once(cli, simulator, jsonl, until, summary, 
     )
     until(lambda: endpoint.stats()["in_flight"] == 4)
     live.signal(signal.SIGINT)
-    until(lambda: "once more stops at once" in live.err)
+    until(lambda: "another one stops immediately" in live.err)
     assert live.process.poll() is None
     live.signal(signal.SIGINT)
     done = live.wait()
