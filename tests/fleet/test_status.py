@@ -144,7 +144,7 @@ def test_a_fleet_that_died_is_told_apart_and_looked_at(fleet, cli, live, summary
     ok = found["live"]["ok"]
     assert ok == ROWS // 2
     text = cli("status", "run").out
-    assert "the same command goes on" in text
+    assert "the same command resumes" in text
     assert text.startswith("killed: 4 processes")
     exported = cli("export", "run", "-o", "part.parquet", "--partial")
     assert exported.code == 0, exported.err
