@@ -119,6 +119,8 @@ class Database:
             ).fetchall()
         )
         """Words of SQL that are no names without quotes."""
+        # In a REPL, it would draw one on stdout after two seconds, amid what is printed there.
+        self._connection.execute("SET enable_progress_bar = false")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
 
