@@ -8,13 +8,12 @@ import random
 import pytest
 
 from batchrun.adapters.journal.journal import JournalWriter
-from batchrun.adapters.storage import disk
 from batchrun.core.fleet.board import Place
 from batchrun.core.settings.resolve import resolve
 from batchrun.fleet import worker
 from batchrun.records import Outcome
 from batchrun.rundir.fleet import folding
-from tests.crash.test_power import ROWS, SEED, Life, Violated, _search, _without
+from tests.crash.test_power import ROWS, SEED, Life, Violated, _search, _without, keep_power
 from tests.harness.slow import rest_slow
 
 CUTS = int(os.environ.get("BATCHRUN_POWER_CUTS", "10"))
@@ -54,11 +53,7 @@ class FleetLife(Life):
 @pytest.fixture
 def fleet_life(memory, scripted, answer, jsonl, chat, monkeypatch):
     """A life that is not lived yet; see ``test_power.life``."""
-    for name in ("fsync", "fdatasync", "sync_folder"):
-        monkeypatch.setattr(disk, name, lambda _: None)
-    monkeypatch.setattr("batchrun.adapters.journal.journal.GROUP_S", 0.003)
-    monkeypatch.setattr("batchrun.rundir.lock.WATCH_S", 0.02)
-    monkeypatch.setattr("batchrun.rundir.lock.BEAT_S", 0.02)
+    keep_power(monkeypatch)
     monkeypatch.setattr(folding, "LEAVING_S", 0.2)
     monkeypatch.setattr(worker, "POLL_S", 0.01)
     return FleetLife(memory, scripted, answer, jsonl([chat(n, note=n) for n in range(ROWS)]))

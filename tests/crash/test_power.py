@@ -159,15 +159,20 @@ def _kept(folder, told, after, seed):
         assert f" to {row['row']} " in (row["content"] or f" to {row['row']} ")
 
 
-@pytest.fixture
-def life(memory, scripted, answer, jsonl, chat, monkeypatch):
-    """A life that is not lived yet. The disk below it keeps its power, so nothing is flushed."""
+def keep_power(monkeypatch):
+    """The disk keeps its power, so nothing is flushed, and nobody waits for long."""
     for name in ("fsync", "fdatasync", "sync_folder"):
         monkeypatch.setattr(disk, name, lambda _: None)
     monkeypatch.setattr("batchrun.adapters.journal.journal.GROUP_S", 0.003)
     # The note of a lock that was torn may be another machine's: nobody beats here.
     monkeypatch.setattr("batchrun.rundir.lock.WATCH_S", 0.02)
     monkeypatch.setattr("batchrun.rundir.lock.BEAT_S", 0.02)
+
+
+@pytest.fixture
+def life(memory, scripted, answer, jsonl, chat, monkeypatch):
+    """A life that is not lived yet. The disk below it keeps its power, so nothing is flushed."""
+    keep_power(monkeypatch)
     return Life(memory, scripted, answer, jsonl([chat(n, note=n) for n in range(ROWS)]))
 
 

@@ -10,7 +10,6 @@ the directory is in a bucket) the store are virtual (``virtual_processes``, ``vi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import faulthandler
 import json
@@ -36,9 +35,7 @@ from batchrun.adapters.journal import state_db
 from batchrun.adapters.storage import bucket as bucket_module
 from batchrun.adapters.storage import claims_on_disk, disk, files, filesystems
 from batchrun.core.fleet.board import Place
-from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.resolve import Settings, resolve
-from batchrun.core.settings.urls import Address, address
 from batchrun.errors import BatchrunError, RunLockedError, StorageError, UsageError
 from batchrun.fleet import worker
 from batchrun.machinery import Machinery
@@ -49,7 +46,7 @@ from batchrun.testing.virtual import EPOCH_US
 from batchrun.views.verify import verify
 from tests.harness import virtual_processes
 from tests.harness.inline import InlineJournal
-from tests.harness.stage import SlowDisk, SmallPieces
+from tests.harness.stage import SlowDisk, SmallPieces, StagedAccess
 from tests.harness.tables import published
 from tests.harness.virtual_bucket import VirtualBucket
 from tests.harness.virtual_processes import Loop, Module, Process, Town, told
@@ -256,25 +253,6 @@ class _Transport:
         return await self.server.answer(self.process, request)
 
 
-@dataclass(frozen=True, slots=True)
-class _Access:
-    endpoint: Endpoint
-    transport: _Transport
-
-    @property
-    def address(self) -> Address:
-        return address(self.endpoint.base_url)
-
-    def redacted(self, body: bytes) -> bytes:
-        return body
-
-    @contextlib.asynccontextmanager
-    async def talking(self, *_: object) -> Any:
-        yield self.transport, None
-
-    def reporting(self, _: object) -> None: ...
-
-
 class _Source:
     """``ports.Source`` that reads in a thread of the process."""
 
@@ -406,7 +384,7 @@ class Life:
                         life.told(process, entry)
                 super()._resolve(taken)
 
-        access = _Access(settings.endpoints[0], _Transport(self.server, process))
+        access = StagedAccess(settings.endpoints[0], _Transport(self.server, process))
         return Machinery(
             accesses=lambda *_: [access],
             clock=Clock,

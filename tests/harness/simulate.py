@@ -6,7 +6,6 @@ a minute. Ends with 1 if there was any such seed. One seed alone is told event b
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.harness.seeds import command, say
 from tests.harness.stage import Hanging
 from tests.harness.whole_runs import Story, simulate
 
@@ -50,9 +50,9 @@ def tell(seed: int) -> int:
         try:
             story = simulate(seed, Path(folder) / "world", events)
         except (Exception, Hanging):  # noqa: BLE001 - it is told
-            _say("\n".join(events), traceback.format_exc())
+            say("\n".join(events), traceback.format_exc())
             return 1
-    _say("\n".join(events), repr(story))
+    say("\n".join(events), repr(story))
     return 0
 
 
@@ -67,7 +67,7 @@ def many(first: int, count: int, jobs: int) -> int:
             if isinstance(told, Failed):
                 failed += 1
                 if failed <= SHOWN:
-                    _say(f"seed {told.seed}: {told.why}")
+                    say(f"seed {told.seed}: {told.why}")
                 continue
             sessions.update(told.sessions)
             exchanges += told.exchanges
@@ -75,7 +75,7 @@ def many(first: int, count: int, jobs: int) -> int:
             virtual_s += told.virtual_s
     took_s = time.monotonic() - began_s
     ends = ", ".join(f"{number:,} {how}" for how, number in sessions.most_common())
-    _say(
+    say(
         f"{count:,} runs from seed {first} in {took_s:,.0f} s: {count / took_s * 60:,.0f} a minute",
         f"{sum(sessions.values()):,} sessions ({ends})",
         f"{rows:,} rows, {exchanges:,} exchanges, {virtual_s / 86_400:,.0f} virtual days",
@@ -86,20 +86,8 @@ def many(first: int, count: int, jobs: int) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """The command. Returns the exit code."""
-    parser = argparse.ArgumentParser("python -m tests.harness.simulate", description=__doc__)
-    parser.add_argument("--seed", type=int, help="replay this seed alone, and tell its events")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--seeds", type=int, default=1000, help="how many seeds")
-    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
-    asked = parser.parse_args(arguments)
-    if asked.seed is not None:
-        return tell(asked.seed)
-    return many(asked.first, asked.seeds, asked.jobs)
-
-
-def _say(*lines: str) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+    program = "python -m tests.harness.simulate"
+    return command(arguments, program=program, description=__doc__, tell=tell, many=many)
 
 
 if __name__ == "__main__":

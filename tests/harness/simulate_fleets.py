@@ -6,15 +6,14 @@ with 1 if there was any such seed. One seed alone is told event by event.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 
 from tests.harness.fleet_worlds import simulate, world
+from tests.harness.seeds import command, say
 
 
 def many(first: int, count: int, jobs: int) -> int:
@@ -28,7 +27,7 @@ def many(first: int, count: int, jobs: int) -> int:
         for story in pool.imap_unordered(simulate, range(first, first + count)):
             if story.why:
                 failed += 1
-                _say(f"seed {story.seed} ({story.kind}): {story.why}")
+                say(f"seed {story.seed} ({story.kind}): {story.why}")
                 continue
             ends.update(story.ends)
             kinds[story.kind] += 1
@@ -37,7 +36,7 @@ def many(first: int, count: int, jobs: int) -> int:
             kills += story.kills
             hours += story.virtual_s / 3600
     took_s = time.monotonic() - began_s
-    _say(
+    say(
         f"{count:,} fleets from seed {first} in {took_s:,.0f} s ("
         + ", ".join(f"{number:,} {kind}" for kind, number in kinds.most_common())
         + ")",
@@ -52,28 +51,16 @@ def many(first: int, count: int, jobs: int) -> int:
 
 def tell(seed: int) -> int:
     """Simulate one seed and print what happened. Returns the exit code."""
-    _say(repr(world(seed)))
-    story = simulate(seed, _say)
-    _say(repr(story))
+    say(repr(world(seed)))
+    story = simulate(seed, say)
+    say(repr(story))
     return 1 if story.why else 0
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command. Returns the exit code."""
-    parser = argparse.ArgumentParser("python -m tests.harness.simulate_fleets", description=__doc__)
-    parser.add_argument("--seed", type=int, help="replay this seed alone, and tell its events")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--seeds", type=int, default=1000, help="how many seeds")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    asked = parser.parse_args(arguments)
-    if asked.seed is not None:
-        return tell(asked.seed)
-    return many(asked.first, asked.seeds, asked.jobs)
-
-
-def _say(*lines: str) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+    program = "python -m tests.harness.simulate_fleets"
+    return command(arguments, program=program, description=__doc__, tell=tell, many=many)
 
 
 if __name__ == "__main__":

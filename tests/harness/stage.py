@@ -27,6 +27,7 @@ from batchrun.engine.outbox import Outbox
 from batchrun.engine.session.guards import StopSwitch
 from batchrun.errors import BatchrunError
 from batchrun.machinery import Machinery
+from batchrun.ports import Transport
 from batchrun.records import Outcome
 from batchrun.session import Result
 from batchrun.testing.virtual import EPOCH_US, START_S, VirtualLoop
@@ -248,7 +249,7 @@ class StagedAccess:
     """The way to a server of the world."""
 
     endpoint: Endpoint
-    transport: ServerTransport
+    transport: Transport
 
     @property
     def address(self) -> Address:
@@ -260,7 +261,7 @@ class StagedAccess:
         return body
 
     @contextlib.asynccontextmanager
-    async def talking(self, *_: object) -> AsyncIterator[tuple[ServerTransport, None]]:
+    async def talking(self, *_: object) -> AsyncIterator[tuple[Transport, None]]:
         """See ``EndpointAccess``."""
         yield self.transport, None
 
