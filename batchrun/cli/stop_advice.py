@@ -36,10 +36,8 @@ def advice_on(
     from batchrun.core.verdict import next_steps
 
     if stop is not None and stop.by in next_steps.GUARDS:
-        told = next_steps.GUARDS[stop.by]
-        fix = _of_budget(stop, summary)
-        told = told if fix is None else f"{told}; {fix.text}"
-        fix = fix or next_steps.NO_FIX
+        fix = _of_budget(stop, summary) or next_steps.NO_FIX
+        told = "; ".join(filter(None, (next_steps.GUARDS[stop.by], fix.text)))
         if summary["rows"]["pending"] == 0:  # the rows that failed are all that is left
             fix = _kept(summary, fix)
         return Advice((f"to fix: {told}",), with_fix(arguments, fix))
@@ -76,8 +74,8 @@ def _kept(summary: Mapping[str, Any], fix: Fix) -> Fix:
 
 
 def _of_budget(stop: Stop, summary: Mapping[str, Any]) -> Fix | None:
-    """A cap that is enough for the pending rows, for a run that its budget stopped; None for one
-    that something else did, or of which nobody knows what its rows need.
+    """A cap that is enough for the pending rows of a run that its budget stopped; None if something
+    else stopped it.
     """
     from batchrun.core.cost.money import usd
     from batchrun.core.verdict import next_steps

@@ -85,17 +85,15 @@ def _shared_state(look: inspect.Look, folder: str) -> str | None:
 
 def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> list[str]:
     """The same for people."""
+    where = shell_word(format_address(folder))
     if "summary" in found:
         summary = found["summary"]
         guard = next_steps.GUARDS.get(summary["stopped_by"]) if summary["rows"]["pending"] else None
         fix = () if guard is None else (f"to fix: {guard}",)
-        where = shell_word(format_address(folder))
-        resume = f"the batchrun run command (-o {where}) with that change"
-        if guard is None:
-            resume = f"the same batchrun run command (-o {where})"
+        command = f"batchrun run command (-o {where})"
+        resume = f"the same {command}" if guard is None else f"the {command} with that change"
         return ending.lines(summary, folder, resume=resume, checkpoint=checkpoint, fix=fix)
     if found["state"] == "unsent":
-        where = shell_word(format_address(folder))
         return [
             "nothing was sent yet: the last start ended before its first request",
             f"next: the batchrun run command again (-o {where}), corrected if it was refused",

@@ -34,11 +34,11 @@ LATER_S_MAX = 60.0
 """After a request without an answer the next one comes twice as late, up to this."""
 CONNECT_TIMEOUT_S, TIMEOUT_S = 5.0, 60.0
 LATE_S = 5.0
-"""A report that is not there by then is told as none, though it may still come."""
+"""A report that takes longer counts as none until it arrives."""
 PAGE_BYTES_MAX = 2**19
 """vLLM's page, with all histograms, has some 100 KB."""
 FAILURES_MAX = 3
-"""After so many answers in a row that are no report the server is not asked again."""
+"""After this many answers in a row that are not reports, the server is not asked again."""
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 BUSY = {429, 500, 502, 503, 504}
 """Statuses by which a server says that it may answer later; 501 says that it never will."""

@@ -53,7 +53,7 @@ class DiskClaims:
                 except FileNotFoundError:
                     return False
                 with contextlib.suppress(FileNotFoundError):
-                    # Moved away at this moment, with the record: whoever ends the fleet has it.
+                    # The folder was just moved away: whoever ends the fleet has the record.
                     files.sync_folder(path.parent)
         return True
 

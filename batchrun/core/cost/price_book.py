@@ -90,8 +90,8 @@ class PriceBook:
         free: Collection[str] = (),
     ) -> None:
         """``own`` wins over what ``look_up`` finds; ``say`` gets news for the user, each once.
-        ``near`` finds names for a model without a price. ``free`` are endpoints that nobody pays
-        for: that a price is missing there is no news.
+        ``near`` finds names for a model without a price. ``free`` names endpoints that cost
+        nothing: a missing price there is not reported.
         """
         self._free = frozenset(free)
         self._own = own

@@ -60,7 +60,7 @@ GUARDS: Mapping[str, str] = {
 }
 """Guards that may stop the same command again, and what to change."""
 ROOM = 1.25
-"""The pending rows may cost so many times what was projected, where no interval is known."""
+"""Without an interval, pending rows are assumed to cost up to this many times the projection."""
 
 
 def enough(charged: float, needs: float, projected: float | None, pending: int | None) -> str:

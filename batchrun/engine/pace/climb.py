@@ -51,9 +51,9 @@ SCATTER_MIN = 0.02
 nearly the same latency, and a common share of chance.
 """
 STUCK_SHARE, OVERTAKEN = 0.25, 2
-"""Requests are stuck where such a share of those in flight have not come back although so many
-times as many that began later have: a server with few HTTP threads reads nothing from the other
-connections.
+"""Requests are stuck if more than this share of those in flight are still out, although more than
+this many times as many that began later came back: a server with few HTTP threads does not read
+its other connections.
 """
 CHANGED = 0.15
 """A goodput that differs by more, at the same window, is that of another capacity."""
@@ -154,8 +154,8 @@ class Epoch:
         self.latency = self.latency2 = self.tokens = self.tokens2 = self.both = 0.0
 
     def missed(self, now_s: float, in_flight: int, window: int) -> None:
-        """One of so many in flight came back that began before this epoch. The first that leaves
-        room in the window begins it.
+        """A request that began before this epoch came back, one of ``in_flight``. The first that
+        leaves room in the window begins the epoch.
         """
         if self.from_s < math.inf:
             self.late += 1
@@ -164,8 +164,8 @@ class Epoch:
 
     @property
     def stuck(self) -> bool:
-        """Whether the server lets some requests overtake all others. What it answers says nothing
-        then of how long a request takes.
+        """Whether the server lets some requests overtake all others. If so, its replies do not tell
+        how long a request takes.
         """
         out = self.before - self.late
         return out > STUCK_SHARE * self.before and self.replies > OVERTAKEN * self.late
