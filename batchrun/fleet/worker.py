@@ -194,7 +194,7 @@ class _Process:
         self._operation = operation
         self._judges = judges
         self._took_part = False
-        """Whether this process was one of a fleet already."""
+        """Whether this process was one of a fleet already, or tried to join one."""
         self._resends = False
         """Whether the fleet sends rows again because their request changed."""
         self._waits = waits
@@ -291,6 +291,8 @@ class _Process:
 
     def _joined(self, launch: Launch) -> Worker | None:
         """A worker of this launch; None if it was folded meanwhile."""
+        # Folding may count it among those who took part already: then it must not do it all again.
+        self._took_part = True
         try:
             worker = Worker(launch, self._launches.plan(launch), self._place)
         except StorageError:

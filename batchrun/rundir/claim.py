@@ -151,6 +151,9 @@ def take(
         note = _pending(folder, checkpoint)
         if note is not None or (changes.restart and not _goes_on(folder, checkpoint, intent)):
             lock = _set_aside(folder, checkpoint, lock, say, intent, note)
+            # Nobody had the lock for a moment, in which others may have launched a fleet.
+            if (folder / FLEET).exists():
+                settle(folder, checkpoint, say)
     except BaseException:
         lock.release()
         raise
@@ -178,7 +181,9 @@ def _locked(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
         message = f"{folder} is a file; -o names the run directory"
         raise UsageError(message)
     try:
-        there = [] if not folder.exists() else [p.name for p in folder.iterdir()]
+        there = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        there = []
     except OSError as error:
         message = f"cannot look into {folder}: {error.strerror}"
         raise UsageError(message) from None

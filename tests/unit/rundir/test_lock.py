@@ -41,3 +41,33 @@ def test_the_directory_is_made_again_and_taken(tmp_path, moved):
         Lock(run, run / "checkpoint" / NAME).acquire()
     mine.check()
     mine.release()
+
+
+def test_a_fleet_that_was_launched_while_the_old_contents_moved_is_not_opened(
+    tmp_path, monkeypatch
+):
+    """A restart gives the lock of the old directory back, and another process takes the new one
+    first and launches a fleet there.
+    """
+    run, taken, settled = tmp_path / "run", [], []
+    (run / "results").mkdir(parents=True)
+    locked = claim._locked
+
+    def lock_late(folder, *given):
+        taken.append(folder)
+        if len(taken) == 2:
+            assert not run.exists()
+            (run / claim.FLEET).mkdir(parents=True)
+        return locked(folder, *given)
+
+    def settle(*given):
+        settled.append(given)
+        message = "in use by two processes"
+        raise RunLockedError(message, holder="them")
+
+    monkeypatch.setattr(claim, "_locked", lock_late)
+    restart = claim.Changes(restart=True)
+    with pytest.raises(RunLockedError, match="two processes"):
+        claim.take(str(run), run / "checkpoint", restart, lambda _: None, None, settle)
+    assert len(settled) == 1
+    Lock(run, run / "checkpoint" / NAME).acquire()
