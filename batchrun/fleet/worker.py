@@ -73,7 +73,9 @@ POLL_S, POLL_GROWTH = 0.5, 1.5
 each is longer than the one before, up to the time between two renewals of a lease.
 """
 LOCKED_S = 60.0
-"""A directory whose lock is held for longer by somebody who launches no fleet is in use."""
+"""A directory whose lock is held for longer by somebody who launches no fleet, and puts none
+together, is in use.
+"""
 NOTHING_LEFT = Stop("no_wait", "nothing left to claim", exit_code=0)
 """How a process ends that does not wait for the others (``--no-wait``)."""
 
@@ -254,7 +256,9 @@ class _Process:
                 unchanged = launch is not None and self._launches.current() == launch
                 if unchanged and self._others_work():
                     raise  # on something else
-                if time.monotonic() > until_s and not self._launches.is_busy():
+                if self._launches.is_busy():
+                    until_s = time.monotonic() + LOCKED_S
+                elif time.monotonic() > until_s:
                     raise
                 if not told:
                     self._say(f"waiting for the process that is opening {self._shown}")

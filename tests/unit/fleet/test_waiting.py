@@ -1,0 +1,51 @@
+"""How long a process of a fleet waits for whoever holds the run directory."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from batchrun.errors import RunLockedError
+from batchrun.fleet import worker
+from batchrun.session import Result
+
+RESULT = Result({}, None, None, 0, sent_nothing=True)
+
+
+@pytest.fixture
+def enlisted(monkeypatch):
+    """Has a process look at a directory that is locked, busy as given at each look, and free after
+    that; returns what it comes to. The looks are 40 s apart.
+    """
+
+    def look(busy):
+        clock = iter(range(0, 10_000, 40))
+        monkeypatch.setattr(worker.time, "monotonic", lambda: next(clock))
+        monkeypatch.setattr(worker.time, "sleep", lambda _: None)
+        left = list(busy)
+        is_busy = None
+
+        def launched():
+            nonlocal is_busy
+            if not left:
+                return RESULT
+            is_busy = left.pop(0)
+            message = "in use"
+            raise RunLockedError(message, holder="somebody")
+
+        process = object.__new__(worker._Process)
+        process._launches = SimpleNamespace(current=lambda: None, is_busy=lambda: is_busy)
+        process._shown, process._say, process._launched = "run", lambda _: None, launched
+        return process._enlisted()
+
+    return look
+
+
+def test_it_waits_while_a_launch_is_prepared_and_for_a_while_after_that(enlisted):
+    """However long that takes: an input of a billion rows is indexed first."""
+    assert enlisted([True] * 10 + [False]) is RESULT
+
+
+def test_a_directory_that_somebody_else_uses_is_refused(enlisted):
+    """It launches no fleet."""
+    with pytest.raises(RunLockedError, match="in use"):
+        enlisted([False] * 10)
