@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.harness import door, forked
 from tests.harness.slow import examples
+from tests.harness.suspending import suspend
 
 # How long an example takes says how busy the machine is.
 settings.register_profile(
@@ -120,6 +121,10 @@ class Live:
     def signal(self, number):
         """Send a signal."""
         self.process.send_signal(number)
+
+    def suspend(self):
+        """Stop it where it is, until SIGCONT."""
+        suspend(self.process.pid)
 
     @property
     def out(self):

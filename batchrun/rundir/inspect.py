@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ from batchrun.adapters.journal.flight_log import FLIGHTS, read_notes
 from batchrun.adapters.storage import filesystems
 from batchrun.adapters.storage.disk_store import DiskStore
 from batchrun.adapters.storage.object_store import ObjectStore
-from batchrun.adapters.storage.store import PART_KINDS, StoreReader, part_names
+from batchrun.adapters.storage.store import PART_KINDS, SUMMARY, StoreReader, part_names
 from batchrun.core.settings.addresses import local_path
 from batchrun.errors import UsageError
 from batchrun.rundir.claim import FLEET
 from batchrun.rundir.lock import is_held_elsewhere, is_locked
+
+BELOW_SHOWN = 5
+"""Runs that an error names where a folder of runs is taken for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,29 @@ def look_at(directory: str, checkpoint: str | None) -> Look:
         raise UsageError(message) from None
     live = control is not None and (is_locked(control) or is_held_elsewhere(control))
     return Look(store, control, live)
+
+
+def no_run(look: Look, lacks: str = "results/") -> UsageError:
+    """The error for a place that is not a run directory, since it has neither ``lacks`` nor a
+    checkpoint. Run directories right below it are named.
+    """
+    message = (
+        f"{look.store.where()} is not a run directory: it has neither {lacks} nor a checkpoint"
+    )
+    if look.checkpoint is None:
+        message += " (--checkpoint names that)"
+    below: list[str] = []
+    if isinstance(look.store, DiskStore):
+        with contextlib.suppress(OSError):
+            below = sorted(
+                path.name
+                for path in look.store.folder.iterdir()
+                if (path / SUMMARY).is_file() or (path / "checkpoint").is_dir()
+            )
+    if below:
+        more = f" and {len(below) - BELOW_SHOWN:,} more" if len(below) > BELOW_SHOWN else ""
+        message += f". The runs in it are {', '.join(below[:BELOW_SHOWN])}{more}"
+    return UsageError(message)
 
 
 def is_unsent(look: Look) -> bool:

@@ -95,8 +95,12 @@ def gate_lines(gates: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """How many gates passed, and every other one with its reason; nothing without gates."""
     if not gates:
         return []
-    passed = sum(gate["verdict"] == "pass" for gate in gates.values())
-    out = [f"gates: {passed} of {len(gates)} passed"]
+    verdicts = [gate["verdict"] for gate in gates.values()]
+    passed, unjudged = verdicts.count("pass"), verdicts.count("not_judged")
+    left = f", {unjudged} not judged" if unjudged else ""
+    out = [f"gates: {passed} of {len(gates) - unjudged} passed{left}"]
+    if unjudged == len(gates):
+        out = [f"gates: 0 passed{left}"]
     for verdict, word in _WORDS.items():
         out += [
             f"  {word}: {_reason(name, gate['why'])}"

@@ -14,7 +14,6 @@ from batchrun.core.settings.addresses import format_address, is_remote
 from batchrun.core.text.legible import shell_word
 from batchrun.core.text.wording import counted
 from batchrun.core.verdict import next_steps
-from batchrun.errors import UsageError
 from batchrun.rundir import inspect
 from batchrun.rundir.open_run import STATUS
 from batchrun.views import ending, failures, funds, limits, windows
@@ -55,11 +54,7 @@ def _found(folder: str, checkpoint: str | None) -> dict[str, Any]:
     live = None if control is None else files.read_json(control / STATUS)
     begun = control is not None and (control / STATES).exists()
     if summary is None and live is None and not begun:
-        shown = look.store.where()
-        message = f"{shown} is not a run directory: it has neither summary.json nor a checkpoint"
-        if control is None:
-            message += " (--checkpoint names that)"
-        raise UsageError(message)
+        raise inspect.no_run(look, "summary.json")
     if look.live:
         return {"state": "running", "live": live}
     if summary is None and live is None and inspect.is_unsent(look):

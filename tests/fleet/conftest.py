@@ -18,6 +18,7 @@ import pytest
 
 from tests.conftest import PATIENCE_S, ROOT, s3_at
 from tests.harness import kill_table
+from tests.harness.suspending import suspend
 
 OWN_COLUMNS = {
     *("started_at", "latency_s", "ttft_s", "queue_s"),
@@ -41,6 +42,10 @@ class Process:
     def send(self, number):
         """Send it a signal."""
         self.process.send_signal(number)
+
+    def suspend(self):
+        """Stop it where it is, until SIGCONT."""
+        suspend(self.process.pid)
 
     def wait(self):
         """Its exit code, once it has ended."""

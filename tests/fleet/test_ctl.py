@@ -131,7 +131,7 @@ def test_a_process_that_does_not_follow_is_named(fleet, cli, live):
     """It is suspended: the reply comes once it counts as dead, or names it."""
     live()
     victim = fleet.processes[2]
-    victim.send(signal.SIGSTOP)
+    victim.suspend()
     now = asked(cli, "set", "rpm=600")
     assert now["endpoints"]["default"]["rpm"] == 600
     followed, missing = now["workers"]["followed"], now["workers"]["missing"]

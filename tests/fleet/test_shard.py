@@ -128,7 +128,7 @@ def test_a_zombie_publishes_nothing(fleet, cli, jsonl, simulator, comparable, un
     run, given = fleet.folder / "run", command(endpoint, rows, concurrency=8)
     zombie = fleet.start("1/2", *given, lease_s=2)
     until(lambda: claimed_by(run))
-    zombie.send(signal.SIGSTOP)
+    zombie.suspend()
     other = fleet.start("2/2", *given, lease_s=2)
     assert other.wait() == 0, other.err
     parts = {path: path.read_bytes() for path in sorted(run.rglob("*.parquet"))}

@@ -108,7 +108,7 @@ def test_who_looks_writes_nothing_and_holds_nothing_up(fleet, cli, live):
     """All processes are suspended: after many looks every file is as it was."""
     run = live()
     for process in fleet.processes:
-        process.send(signal.SIGSTOP)
+        process.suspend()
     before = files_of(run)
     for words in (("status", "run"), ("status", "run", "--json"), ("show", "run", "0")):
         assert cli(*words).code == 0, words

@@ -139,7 +139,7 @@ def test_a_zombie_publishes_nothing(fleet, jsonl, simulator, shared_store, given
     expected = alone(endpoint, rows)
     zombie = fleet.start("1/2", *given(endpoint, rows, checkpoint="cp1", concurrency=8), lease_s=10)
     until(shared_store.claimed_by)
-    zombie.send(signal.SIGSTOP)
+    zombie.suspend()
     other = fleet.start("2/2", *given(endpoint, rows, checkpoint="cp2", concurrency=8), lease_s=10)
     assert other.wait() == 0, other.err
     seen = {name: shared_store.get(name) for name in shared_store.keys("")}

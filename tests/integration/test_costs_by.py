@@ -244,3 +244,10 @@ def test_a_shard_that_sent_nothing_adds_nothing(here, simulator, jsonl, cli, by)
     assert code == 0, err
     (line,) = json.loads(out)["rows"]
     assert (line["label.team"], line["attempts"], line["unpriced_attempts"]) == ("a", 1, 1)
+
+
+def test_a_label_that_no_run_has_is_noticed(runs):
+    """With the nearest one: all sums are in one line."""
+    code, _, err = _costs(*runs, "--by", "label.teams")
+    assert code == 0
+    assert "no run has the label 'teams'; did you mean label.team? The labels are: team" in err

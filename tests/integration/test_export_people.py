@@ -163,7 +163,7 @@ def test_a_live_run_is_exported_as_far_as_it_is_durable(cli, simulator, jsonl, c
         "--no-progress",
     )
     until(lambda: endpoint.stats()["by_status"].get("200", 0) >= 30)
-    live.signal(signal.SIGSTOP)
+    live.suspend()
     try:
         done = cli("export", "run", "-o", "part.parquet", "--partial", "--json")
         plain = cli("export", "run", "-o", "plain.parquet", "--json")

@@ -146,7 +146,7 @@ def test_a_sample_depends_on_its_seed_alone(run):
     ("arguments", "words"),
     rest_slow(
         [
-            (["77"], "has no row 77 and no custom_id '77', which has 10 rows, numbered from 0"),
+            (["77"], "has no row 77 and no custom_id '77'; its 10 rows are numbered from 0"),
             (["id-99"], "has no id 'id-99'"),
             (
                 ["--where", "topik = 't0'"],
@@ -302,7 +302,7 @@ def test_a_live_run_is_shown_from_its_logs(cli, simulator, jsonl, chat, until):
     until(lambda: endpoint.stats()["by_status"].get("200", 0) >= 12)
     until(lambda: cli("status", "run", "--json").json["live"]["rows_input"] == 400)
     folder = cli.folder / "run"
-    live.signal(signal.SIGSTOP)
+    live.suspend()
     try:
         before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
         rows = _rows(folder, "--status", "ok", "-n", "3", "--content")
@@ -416,10 +416,15 @@ def test_a_directory_without_its_checkpoint_is_enough(run):
     assert row["request"]["body"]["temperature"] == 0.25 and row["input"]["topic"] == "t1"
 
 
-def test_what_is_no_run_directory_is_named(cli):
-    """Exit 2."""
+def test_what_is_no_run_directory_is_named(run, cli):
+    """Exit 2; of a folder of runs these are named."""
+    for name in ("nothing", "a/results"):
+        (cli.folder / name).mkdir(parents=True)
+    code, _, err = _show(cli.folder / "a" / "results", "1")
+    assert (code, "is not a run directory" in err, "The runs in it" in err) == (2, True, False)
+    run("--limit", 1)
     code, _, err = _show(cli.folder, "1")
-    assert code == 2 and "is not a run directory" in err
+    assert code == 2 and err.endswith(f"The runs in it are {run.folder.name}\n"), err
 
 
 def test_a_row_that_was_throttled_and_failed_over_tells_its_story(

@@ -24,7 +24,7 @@ STOP_S = 3.0
 
 
 def _suspend(live, for_s=STOP_S):
-    os.kill(live.process.pid, signal.SIGSTOP)
+    live.suspend()
     time.sleep(for_s)
     os.kill(live.process.pid, signal.SIGCONT)
 
@@ -132,7 +132,7 @@ def test_connections_that_broke_meanwhile_cost_no_attempt(
     live = _run(cli, jsonl(2), endpoint, "--concurrency", 2, "--max-attempts", 1, *more)
     for nth in range(1, 4):
         until(lambda nth=nth: endpoint.requests >= 2 * nth)
-        os.kill(live.process.pid, signal.SIGSTOP)
+        live.suspend()
         endpoint.break_all()
         time.sleep(STOP_S)
         os.kill(live.process.pid, signal.SIGCONT)
@@ -159,7 +159,7 @@ def test_a_connection_that_was_being_made_costs_no_attempt(cli, jsonl, until, pu
         *("--connect-timeout", 1.5),
     )  # fmt: skip
     until(lambda: _connecting(endpoint.port) >= already + 2)
-    os.kill(live.process.pid, signal.SIGSTOP)
+    live.suspend()
     time.sleep(STOP_S)
     endpoint.open()
     os.kill(live.process.pid, signal.SIGCONT)

@@ -52,6 +52,8 @@ def command(folders: tuple[str, ...], by: str, as_json: bool, as_csv: bool) -> N
         make_lean()
         spending = Spending([key.strip() for key in by.split(",")])
         spending.add_all(folders)
+        for notice in spending.notices:
+            print_message(notice)
         if as_json:
             print_json(spending.public())
         elif as_csv:

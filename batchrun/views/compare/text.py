@@ -121,9 +121,16 @@ def _score(one: ScoreFigures) -> str:
     text += f"; {_difference(one.difference, one.low, one.high)}"
     if one.p is not None:
         text += f"; McNemar p = {one.p:.3g}"
-    if one.detectable is not None:
-        text += f"; detectable from {figure(one.detectable)}"
-    return text
+    return text + _detectable(one.detectable, is_share=one.both is not None)
+
+
+def _detectable(difference: float | None, *, is_share: bool) -> str:
+    """The smallest difference that such a comparison finds; shares differ by 1 at most."""
+    if difference is None:
+        return ""
+    if is_share and difference > 1:
+        return "; too few pairs to detect even a difference of 1"
+    return f"; detectable from {difference:.4g}"
 
 
 def _difference(difference: float | None, low: float | None, high: float | None) -> str:
@@ -148,9 +155,8 @@ def _metrics(found: Comparison) -> Iterator[str]:
 def _metric(one: MetricFigures) -> str:
     text = f"{figure(one.a)} -> {figure(one.b)} over {counted(one.pairs, 'pair')}; "
     text += _difference(one.difference, one.low, one.high)
-    if one.detectable is not None:
-        text += f"; detectable from {figure(one.detectable)}"
-    return text
+    is_share = all(value is not None and 0 <= value <= 1 for value in (one.a, one.b))
+    return text + _detectable(one.detectable, is_share=is_share)
 
 
 def _totals(found: Comparison) -> Iterator[str]:

@@ -64,11 +64,7 @@ class DurableRows:
             self._logs |= looking.logs(self.look.fleet)
         self._parts = {part_number(name) for name in part_names(self.store, "results")}
         if not self._parts and self.known is None and not self.summary:
-            where = self.store.where()
-            message = f"{where} is not a run directory: it has neither results/ nor a checkpoint"
-            if place is None:
-                message += " (--checkpoint names that)"
-            raise UsageError(message)
+            raise inspect.no_run(self.look)
         self.shard_rows = self._recorded("output.shard_rows")
 
     @property

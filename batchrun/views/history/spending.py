@@ -8,7 +8,8 @@ run directories as well) are part of its cost, in groups of their own.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +104,8 @@ class Spending:
                 raise UsageError(message)
         self.by = tuple(dict.fromkeys(by))
         self._groups: dict[Group, Spent] = {}
+        self.notices: list[str] = []
+        """What to say about the keys, once runs were added."""
 
     def add_all(self, folders: Iterable[str]) -> None:
         """Add the runs in these directories and their judges, each once. A judge that is named
@@ -110,6 +113,10 @@ class Spending:
         """
         runs = [DurableRows(folder) for folder in folders]
         judges = {run.place: list(judges_of(run)) for run in runs}
+        known = {name for run in runs for name in labels_of(run)}
+        known |= {n for found in judges.values() for *_, labels in found for n in labels}
+        wanted = (key.removeprefix(LABEL) for key in self.by if key.startswith(LABEL))
+        self.notices = [_no_label(name, known) for name in wanted if name not in known]
         judging = {judge.place for found in judges.values() for _, judge, _ in found}
         for place, run in {run.place: run for run in runs}.items():
             if place in judging:
@@ -262,6 +269,13 @@ def labels_of(durable: DurableRows) -> Mapping[str, str]:
         if isinstance(found, dict):
             return {str(name): str(value) for name, value in found.items()}
     return {}
+
+
+def _no_label(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"; did you mean {LABEL}{near[0]}?" if near else "."
+    have = f"The labels are: {', '.join(sorted(known))}" if known else "They have no labels"
+    return f"no run has the label {name!r}{meant} {have}"
 
 
 def _sum(one: int | None, other: int | None) -> int | None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchrun.adapters.scoring.score_parts import as_doubles
-from batchrun.core.text.wording import counted
+from batchrun.core.text.wording import counted, verb
 from batchrun.errors import UsageError
 from batchrun.views.durable.durable_rows import DurableRows
 from batchrun.views.show.where import Where
@@ -183,9 +183,11 @@ def _may_be_row(durable: DurableRows, number: int) -> bool:
 
 def _nothing(durable: DurableRows, name: str) -> UsageError:
     whole = durable.rows_input
-    size = "" if whole is None else f", which has {counted(whole, 'row')}, numbered from 0"
     what = f"no row {name} and no custom_id {name!r}" if name.isdecimal() else f"no id {name!r}"
-    return UsageError(f"{durable.store.where()} has {what}{size}")
+    message = f"{durable.store.where()} has {what}"
+    if whole:
+        message += f"; its {counted(whole, 'row')} {verb(whole, 'is', 'are')} numbered from 0"
+    return UsageError(message)
 
 
 def _by_id(durable: DurableRows, ids: Sequence[str]) -> dict[str, list[int]]:

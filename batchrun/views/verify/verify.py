@@ -62,10 +62,7 @@ def check(
         message = f"cannot look into {store.where()}: {error.strerror}"
         raise UsageError(message) from None
     if names["results"] is None and known is None and not names["attempts"]:
-        message = (
-            f"{store.where()} is not a run directory: it has neither results/ nor a checkpoint"
-        )
-        raise UsageError(message)
+        raise inspect.no_run(look)
     report = Report(store.where())
     if _is_fleet(look, names, known, report):  # what a summary says is of the session before
         summary, look = None, replace(look, live=True)
