@@ -360,7 +360,7 @@ class Session:
         if settings.max_cost_pd is None:
             return settings
         if judged_pd:
-            told = f"{format_picodollars(judged_pd)} of --max-cost are charged to its judges"
+            told = f"{format_picodollars(judged_pd)} of --max-cost was spent by its judges"
             self._tally.notices.append(told)
         return replace(settings, max_cost_pd=max(0, settings.max_cost_pd - judged_pd))
 

@@ -112,5 +112,5 @@ def _used_up(budget: Budget, amount: int, *, money: bool) -> str:
         )
     return (
         f"the budget of {said(budget.cap)} ({flag}) has no room for the next request, which may "
-        f"take {said(amount)}: {said(charge.spent)} are charged{held}. Raise {flag} to go on"
+        f"take {said(amount)}: {said(charge.spent)} was charged so far{held}. Raise {flag} to go on"
     )

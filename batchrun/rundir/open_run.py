@@ -417,7 +417,7 @@ def go_on(
         if given.spool is not None and settings.sample is None:
             raise  # a pipe was read for a sample: its other rows are gone
     what = "other settings or another input"
-    say(f"{store.where()} was begun with {what}, but nothing was sent: it starts anew")
+    say(f"{store.where()} was started with {what}, but nothing was sent: starting over")
     return (asked if settings.sample is None else sampled(given, settings)), None
 
 

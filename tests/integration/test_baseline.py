@@ -125,6 +125,20 @@ def test_the_blessed_run_is_not_compared_with_itself(cli, night):
     assert summary["gates"]["compare.accuracy"]["verdict"] == "not_judged"
 
 
+def test_bless_from_another_folder_sets_the_same_link(cli, night):
+    """The recorded path counts from where the run was started, as gates read it."""
+    night("one", 36)
+    done = cli("bless", "one", cwd=cli.folder / "nights")
+    assert done.code == 0, done.err
+    assert (cli.folder / "nights/baseline").readlink() == Path("one")
+    assert not (cli.folder / "nights/nights").exists()
+    elsewhere = cli.folder / "elsewhere"
+    elsewhere.mkdir()
+    (cli.folder / "nights/one").rename(elsewhere / "moved")
+    moved = cli("bless", "moved", cwd=elsewhere)
+    assert moved.code == 2 and "the folder of nights/baseline does not exist" in moved.err
+
+
 def test_bless_links_relatively_and_names_what_was_before(cli, tmp_path):
     """The link names the run itself by a relative path, is replaced at once, and can be moved."""
     for name in ("one", "two"):

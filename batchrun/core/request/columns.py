@@ -147,7 +147,7 @@ def no_messages(file: str, names: list[str]) -> str:
     likely = next((words[word] for word in _LIKELY if word in words), (free or names)[0])
     prompt = f"'{{{{ {identifier(likely)} }}}}'"
     return (
-        f"input {file}: its rows are no requests, for there is no column `messages`. --prompt "
+        f"input {file}: there is no column `messages`, so its rows are not requests. --prompt "
         f"makes requests of the columns ({_listed([*map(identifier, names)])}){_undivided(names)}, "
         f"such as\n  batchrun run {shell_word(file)} --prompt {prompt} --model M -o DIR"
     )

@@ -294,7 +294,7 @@ def check_input(value: Mapping[str, Any]) -> None:
         raise UsageError(message)
     if value["request.prompt"] is None and not value["request.messages"]:
         message = (
-            "--from (input.from) gives answers, and they are no requests: say what to ask about "
+            "--from (input.from) gives answers, which are not requests: say what to ask about "
             "them with --prompt (request.prompt) or [[request.messages]], such as --prompt "
             "'Translate into French: {{ row.content }}'"
         )

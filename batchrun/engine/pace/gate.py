@@ -671,7 +671,7 @@ class EndpointGate:
         ``limits`` (those the server tells), ``concurrency``, or None where nothing here does.
         """
         if self._paused:
-            return "pause"
+            return "pause" if "ctl" in self._pauses else min(self._pauses)
         if self.waiting_for is not None:
             return self.waiting_for
         return "concurrency" if self._free <= 0 else None

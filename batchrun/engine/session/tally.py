@@ -13,6 +13,8 @@ from batchrun.core.cost.projection import Projection, RowCosts, project
 from batchrun.core.reply.answer import is_empty, is_ordinary, is_truncated
 from batchrun.records import Outcome
 
+HELD_MIN_S = 2.0
+"""What held a run back for less is not worth telling: it may be its own start."""
 TOLD_MAX = 100
 """Notices that are kept for status and summary."""
 
@@ -120,5 +122,6 @@ class Tally:
 
     @property
     def bound_by(self) -> str | None:
-        """What held the run back most."""
-        return max(self.bound_s, key=self.bound_s.__getitem__) if self.bound_s else None
+        """What held the run back most; None where nothing did for long."""
+        name = max(self.bound_s, key=self.bound_s.__getitem__, default=None)
+        return name if name is not None and self.bound_s[name] >= HELD_MIN_S else None

@@ -98,7 +98,7 @@ class RemadeRequests:
                 f"changed since. {KEEP}"
             )
             return FoundRequest(None, None, note)
-        note = f"made again from {where}"
+        note = f"rebuilt from {where}"
         if not done:
             note += "; the row has no outcome that it could be checked against"
         return FoundRequest(json.loads(request.body), INPUT, note)

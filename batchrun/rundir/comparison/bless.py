@@ -45,7 +45,8 @@ def bless(directory: str, target: str | None, *, force: bool = False) -> Blessed
         raise UsageError(message)
     if not force:
         _require_good(side)
-    link = target or _recorded_baseline(side.settings)
+    recorded = _recorded_baseline(side.settings)
+    link = target or recorded
     if link is None:
         message = "no baseline is named: give --as PATH, or -c FILE with gates.compare.baseline"
         raise UsageError(message)
@@ -53,29 +54,26 @@ def bless(directory: str, target: str | None, *, force: bool = False) -> Blessed
     if local is None:
         message = f"the baseline {link} is in an object store, where there are no links"
         raise UsageError(message)
-    return _linked(Path(local_path(directory) or directory), Path(local))
+    run = Path(local_path(directory) or directory)
+    return _linked(run, Path(local) if target else _from_where_it_ran(run, side, Path(local)))
 
 
 def _require_good(side: Side) -> None:
     if not side.is_finished:
         why = "it is still running" if side.live else f"it is {side.summary.get('status')}"
-        message = f"{side.shown} is not finished ({why}); --force blesses it all the same"
+        message = f"{side.shown} is not finished ({why}); --force blesses it anyway"
         raise UsageError(message)
     judges = side.summary.get(JUDGES)
     for name, one in judges.items() if isinstance(judges, Mapping) else ():
         if one.get("pending"):
-            message = (
-                f"the judge {name} of {side.shown} is not finished; --force blesses it all the same"
-            )
+            message = f"the judge {name} of {side.shown} is not finished; --force blesses it anyway"
             raise UsageError(message)
     gates = side.summary.get("gates")
     table: Mapping[str, Any] = gates if isinstance(gates, Mapping) else {}
     failed = [name for name, gate in table.items() if gate.get("verdict") == "fail"]
     if failed or side.summary.get("exit_code") == GATE_FAILED:
         named = failed or [n for n, gate in table.items() if gate.get("verdict") == "inconclusive"]
-        message = (
-            f"the gates of {side.shown} failed: {', '.join(named)}; --force blesses it all the same"
-        )
+        message = f"the gates of {side.shown} failed: {', '.join(named)}; --force blesses it anyway"
         raise UsageError(message)
 
 
@@ -84,6 +82,20 @@ def _recorded_baseline(settings: Mapping[str, Any]) -> str | None:
     compared = gates.get("compare") if isinstance(gates, Mapping) else None
     baseline = compared.get("baseline") if isinstance(compared, Mapping) else None
     return baseline if isinstance(baseline, str) else None
+
+
+def _from_where_it_ran(run: Path, side: Side, link: Path) -> Path:
+    """The recorded path of a link, which counts from the folder that the run was started in."""
+    given = side.settings.get("output.dir")
+    local = local_path(given) if isinstance(given, str) else None
+    if local is None or Path(local).is_absolute() or link.is_absolute():
+        return link
+    parts = Path(os.path.normpath(local)).parts
+    real = run.resolve()
+    folder = Path(*real.parts[: -len(parts)])
+    if ".." in parts or real.parts[-len(parts) :] != parts or folder == Path.cwd():
+        return link  # the run was moved since, or this is the folder
+    return Path(os.path.relpath(folder / link))
 
 
 def _linked(run: Path, link: Path) -> Blessed:
