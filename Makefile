@@ -15,7 +15,7 @@ DEV := $(VENV)/.dev-$(call checksum,pyproject.toml requirements/run.txt requirem
 REAL := $(VENV)/.real-$(call checksum,pyproject.toml requirements/run.txt requirements/real.txt)
 RAY := $(VENV)/.ray-$(call checksum,pyproject.toml requirements/run.txt requirements/dev.txt requirements/ray.txt)
 
-# Images for containers like to set it. Each of the tests' processes would compile all modules again.
+# Container images often set it, and then every process of the tests would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -35,11 +35,11 @@ demo-real: $(REAL) ## ten samples answered by a real model of 135M parameters on
 	$(BIN)/batchrun show demo-real-run 0
 	$(BIN)/batchrun verify demo-real-run
 
-# Most of a test's time is spent waiting: for servers, the disk, clocks and kills; and so for most of the slow ones.
+# Tests, slow ones included, spend most of their time waiting for servers, the disk, clocks and kills.
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN | awk '{ print int(($$1 * 5 + 1) / 2) }')
 SLOW_WORKERS ?= $(WORKERS)
 PYTEST := $(BIN)/python -m pytest --dist worksteal
-test: $(DEV) ## all tests but the slow ones, WORKERS at once: minutes
+test: $(DEV) ## all tests except the slow ones, WORKERS at once: minutes
 	$(PYTEST) -n $(WORKERS) -m "not slow and not quiet"
 
 # `make test` tries properties with a fifth of these examples, and worlds with a third of these seeds.
@@ -74,7 +74,7 @@ wheel: $(DEV) ## build dist/batchrun_llm-*.whl
 wheel-demo: wheel
 	.ci/wheel-demo $(BIN)/python dist/*.whl
 
-versions: wheel ## the demo and the transport's exam on the lowest dependencies, and on the newest aiohttp
+versions: wheel ## the demo and the transport's contract tests on the lowest dependencies, and on the newest aiohttp
 	.ci/versions $(BIN)/python dist/*.whl
 
 crash: $(DEV) ## kills and power cuts, many more than in `make test`; BATCHRUN_CRASH_SEED=N for others
@@ -93,17 +93,17 @@ simulate-fleets: $(DEV) ## SEEDS (1000) whole fleets on virtual time, from seed 
 soak: $(DEV) ## runs under every fault for SOAK_SECONDS (3600): nothing may grow, nothing may be lost
 	$(BIN)/python benchmarks/soak.py --seconds $${SOAK_SECONDS:-3600}
 
-audit: $(DEV) ## hold the pinned dependencies against known advisories; says so where it cannot
+audit: $(DEV) ## check the pinned dependencies against known advisories; reports it if the database is unreachable
 	$(BIN)/python .ci/audit.py requirements/run.txt
 
-bench: $(DEV) ## batchrun beside other clients: hours, results in benchmarks/RESULTS.md; BENCH=--quick: half an hour
+bench: $(DEV) ## batchrun compared with other clients: hours, results in benchmarks/RESULTS.md; BENCH=--quick: half an hour
 	$(BIN)/python benchmarks/clients.py $(BENCH)
 
 docs: $(RUN) ## fill in docs/reference.md, docs/config.schema.json and the signatures of batchrun/calls.py from the program
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_signatures.py
 
-notebook: $(DEV) ## run docs/notebook.ipynb, and keep what its cells put out
+notebook: $(DEV) ## run docs/notebook.ipynb and save its outputs
 	$(BIN)/python docs/make_notebook.py
 
 pictures: $(DEV) ## pictures of the report, the live page and the terminal, of a real run; needs Chromium
@@ -121,7 +121,7 @@ pins: $(DEV) ## compile requirements/*.txt again; UPGRADE=--upgrade takes the ne
 	$(COMPILE) $(UPGRADE) --universal --no-deps --output-file requirements/real.txt requirements/real.in
 	$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --output-file requirements/ray.txt requirements/ray.in
 
-clean: ## remove what the other targets made, the demo's results too
+clean: ## remove what the other targets created, including the demo's results
 	rm -rf $(VENV) build dist batchrun_llm.egg-info demo-run demo-run.old-* demo-real-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -147,7 +147,7 @@ $(DEV): $(RUN)
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# Wheels alone: neither is to be built here, and what they name as dependencies is not used.
+# Wheels only: nothing is compiled here, and the dependencies that they declare are not needed.
 $(REAL): $(RUN)
 	@echo "installing the pinned server and its model into $(VENV)" >&2
 	@rm -f $(VENV)/.real-*
