@@ -417,8 +417,8 @@ def _lock_of(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock
 def _refuse_foreign(
     shown: str, mine: dict[str, Any] | None, theirs: dict[str, Any], changes: Changes
 ) -> None:
-    """The files belong to another checkpoint. A checkpoint without files of its own may take them
-    over on request.
+    """The files belong to another checkpoint. With ``--repair``, a checkpoint without a mark of its
+    own may take them over.
     """
     whose = f"{theirs.get('checkpoint')} on {theirs.get('host')}"
     if mine is not None:
