@@ -30,7 +30,7 @@ GUARD = "min_free_disk"
 FIRST_SAMPLE_S, SAMPLE_S = 0.05, 0.5
 """The first pause between two checks, and the longest: it doubles."""
 AHEAD = 2
-"""How many pauses may pass until a shortage is noticed and the run has stopped writing."""
+"""How many pauses may pass before a shortage is noticed and the run stops writing."""
 
 _NOTHING = Written(0.0, 0, None, 0, 0, 0, 0, 0, 0)
 
@@ -70,7 +70,7 @@ class FreeSpace:
 
     @contextlib.asynccontextmanager
     async def watched(self, switch: StopSwitch) -> AsyncIterator[None]:
-        """Check the disks until the block is left, and stop the run if there is too little space."""
+        """Check the disks until the block is left, and stop the run if space runs short."""
         if not self._settings.min_free_disk:
             yield
             return

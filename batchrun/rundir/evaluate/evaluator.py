@@ -180,7 +180,7 @@ class Evaluator:
     # While the run goes on
 
     def submit(self, shard: int) -> None:
-        """Schedule the scoring of a shard with final results; if there are judges, after they end."""
+        """Schedule the scoring of a shard with final results; judges must end first."""
         if self._parts is not None:
             self._thread.submit(self._score_shard, part_name(shard))
 

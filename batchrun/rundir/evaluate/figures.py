@@ -72,7 +72,7 @@ def judge(
     summary: Mapping[str, Any],
     differences: Mapping[str, Judged],
 ) -> dict[str, tuple[Rule, float | None, Verdict]]:
-    """The verdict on every gate, by its name. ``differences`` has the verdicts against a baseline."""
+    """The verdict on every gate, by name. ``differences`` has the verdicts against a baseline."""
     found: dict[str, tuple[Rule, float | None, Verdict]] = {}
     for level in evaluation.gates.levels:
         found[level.gate] = (level, *_level(level, evaluation, figures, summary))

@@ -254,7 +254,7 @@ class Launches(Protocol):
     def take_in(
         self, launch: Launch, found: Sequence[Claim], records: Sequence[Published]
     ) -> list[Published]:
-        """Give parts that count their final names; returns the records of them under these names."""
+        """Give parts that count their final names; returns their records under these names."""
         ...
 
     def finish(self, launch: Launch) -> None:
