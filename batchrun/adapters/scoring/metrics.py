@@ -290,8 +290,7 @@ class _Statement:
         self._by_row = repeat > 1 or one.parsed.of_repeats is not None
 
     def figures(self, instead: int | None, *, values_only: bool = False) -> dict[_Key, _Figure]:
-        """The metric of all rows and each group. ``instead`` is the score of failed rows, if given.
-        """
+        """The metric of all rows and each group. ``instead`` replaces the score of failed rows."""
         if self._one.parsed.mean_of is None:
             return self._aggregate(instead, values_only=values_only)
         return self._mean(instead, values_only=values_only)

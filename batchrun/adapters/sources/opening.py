@@ -145,7 +145,7 @@ class Input:
         )
 
     def sampled(self, rows: int, seed: int) -> Input:
-        """A sample of this input: ``wanted`` of its rows, or all if it has no more. Raises
+        """A sample of this input: that many of its rows, or all if it has no more. Raises
         ``InputError`` if they cannot be counted, and ``StorageError`` if the data of a pipe cannot
         be kept.
         """

@@ -1,5 +1,4 @@
-"""Detects from the first bytes of the input the format of a pipe, and the dialect of CSV and TSV.
-"""
+"""Detects the format of a pipe, and the dialect of CSV and TSV, from the first bytes."""
 
 from __future__ import annotations
 
