@@ -1,4 +1,4 @@
-"""What is told when a run ends, however it ends: the metrics file, the command, the webhook."""
+"""Notifications when a run ends, however it ends: the metrics file, the command, the webhook."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ DEFECT = 5
 
 
 class Announcing(AbstractContextManager["Announcing"]):
-    """Wraps a run. ``observers`` are to watch it; ``ended`` takes its summary. Leaving it tells
-    who is to be told, and an exception that passes is an end as well.
+    """Wraps a run. ``observers`` must watch it; ``ended`` takes its summary. Leaving the context
+    sends the notifications; an exception is an end as well.
 
     Raises ``UsageError`` at the start for a metrics file that cannot be written. Nothing is loaded
-    where nothing is to be told.
+    if nothing is configured.
     """
 
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
@@ -38,12 +38,12 @@ class Announcing(AbstractContextManager["Announcing"]):
 
     @property
     def observers(self) -> list[Observer]:
-        """What watches the run for them."""
+        """The observers that the notifications need."""
         return [] if self._file is None else [self._file]
 
     def ended(self, summary: Mapping[str, Any], *, elsewhere: bool = False) -> None:
         """The run ended, with this summary; ``elsewhere``: another process runs the command and
-        calls the webhook. A process of a fleet that had nothing to do has none.
+        calls the webhook. A process of a fleet that had nothing to do has no summary.
         """
         self._summary, self._elsewhere = summary or None, elsewhere
 
@@ -62,7 +62,7 @@ class Announcing(AbstractContextManager["Announcing"]):
     ) -> None:
         code = _code_of(error) if self._summary is None else int(self._summary["exit_code"])
         if self._elsewhere and self._summary is None and error is None:
-            return  # it sent nothing, and there is nothing to tell
+            return  # it sent nothing, so there is nothing to report
         if self._file is not None:
             try:
                 self._file.end(self._summary, code)
@@ -74,7 +74,7 @@ class Announcing(AbstractContextManager["Announcing"]):
             self._tell(code, error)
 
     async def __aenter__(self) -> Self:
-        """The same in an event loop, which goes on meanwhile."""
+        """Like the context manager, without blocking the event loop."""
         import asyncio
 
         return await asyncio.to_thread(self.__enter__)
@@ -114,7 +114,7 @@ class Announcing(AbstractContextManager["Announcing"]):
 
 
 def _code_of(error: BaseException | None) -> int:
-    """The exit code that an exception becomes."""
+    """The exit code for an exception."""
     if isinstance(error, BatchrunError):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):

@@ -1,4 +1,5 @@
-"""What ``batchrun.run``, ``arun`` and ``stream`` do (``calls.py``), and ``score`` and ``compare``.
+"""Implements ``batchrun.run``, ``arun`` and ``stream`` (``calls.py``), and ``score`` and
+``compare``.
 
 The first three do what ``batchrun run`` does, with the settings of the config file as keywords.
 They install no signal handlers and change nothing else of the process. Messages go to the logger
@@ -53,7 +54,7 @@ from batchrun.ports import Observer
 from batchrun.rundir.recorded_reading import reading_of
 from batchrun.session import Result
 
-if TYPE_CHECKING:  # loaded where they are used
+if TYPE_CHECKING:  # loaded when they are used
     from batchrun.api_progress import Progress
     from batchrun.views.compare.compare import Comparison
 
@@ -61,7 +62,7 @@ __all__ = ["Options", "RowOutcome", "Summary", "compare", "judge", "score"]
 
 
 class ArrowStream(Protocol):
-    """What exports Arrow's C stream: tables, batches, data frames."""
+    """An object that exports Arrow's C stream: tables, batches, data frames."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
@@ -95,7 +96,7 @@ _INTERRUPTED = Stop("SIGINT", "stopped by KeyboardInterrupt", 130)
 
 class Options(TypedDict, total=False):
     """The keyword arguments of ``run``, ``arun`` and ``stream``: the settings of the config file by
-    their keys (``output`` is ``output.dir``), and what the command has as flags alone.
+    their keys (``output`` is ``output.dir``), and settings that the command only has as flags.
     ``endpoints`` has the tables of several endpoints, each with the keys of ``[[endpoint]]``.
     ``make docs`` writes them out in the signatures of ``calls.py``.
     """
@@ -204,7 +205,7 @@ KEYWORDS: dict[str, str] = {
     for setting in FLAGGED
     if setting.keyword and setting.name != "output.dir"
 }
-"""The setting behind every keyword that is one."""
+"""The setting of every keyword that sets one."""
 
 
 def job_of(arguments: Mapping[str, Any]) -> _Job:
@@ -214,12 +215,12 @@ def job_of(arguments: Mapping[str, Any]) -> _Job:
 
 
 def run_job(job: _Job) -> Summary:
-    """Run a job in a thread and a loop of its own: see ``batchrun.run``."""
+    """Run a job in a separate thread and loop: see ``batchrun.run``."""
     return job.summary(_in_own_thread(lambda: job.go(None), job.switch))
 
 
 def _in_own_thread(go: Callable[[], Coroutine[Any, Any, Result]], switch: StopSwitch) -> Result:
-    """Run a session in a thread and a loop of its own. An interrupt stops it in order, and is
+    """Run a session in a separate thread and loop. An interrupt stops it in an orderly way, and is
     raised when it has ended.
     """
     ended: Future[Result] = Future()
@@ -248,7 +249,7 @@ def _in_own_thread(go: Callable[[], Coroutine[Any, Any, Result]], switch: StopSw
             if ended.done():
                 raise
             interrupted = error
-            # The loop may not run yet, or not any more.
+            # The loop may not be running yet, or no longer.
             with contextlib.suppress(RuntimeError, TimeoutError):
                 ready.result(1).call_soon_threadsafe(switch.stop, _INTERRUPTED)
     if interrupted is not None:
@@ -283,7 +284,9 @@ async def stream_job(job: _Job) -> AsyncGenerator[RowOutcome, None]:
 
 
 async def _ended(task: asyncio.Task[Result], switch: StopSwitch, reason: Stop) -> Result:
-    """The result of a task that is not cancelled but stopped, however often its waiter is."""
+    """The result of a task that is stopped instead of cancelled, however often its waiter is
+    cancelled.
+    """
     cancelled = False
     while not task.done():
         try:
@@ -298,12 +301,12 @@ async def _ended(task: asyncio.Task[Result], switch: StopSwitch, reason: Stop) -
 
 
 def _tell(text: str) -> None:
-    """A message for who reads the log."""
+    """Log a message."""
     _LOG.info("%s", in_keywords(text))
 
 
 def _warn(text: str) -> None:
-    """A warning for who reads the log."""
+    """Log a warning."""
     _LOG.warning("%s", in_keywords(text))
 
 
@@ -321,7 +324,7 @@ class _Job:
     """One call: its settings, and the switch that stops it."""
 
     def __init__(self, rows: Rows | None, options: Mapping[str, Any]) -> None:
-        """``options`` are keywords; None is one that was not given."""
+        """``options`` are keywords; None means not given."""
         self.given = frozenset(name for name, value in options.items() if value is not None)
         self._plan = _plan(rows, options)
         self.switch = StopSwitch()
@@ -382,7 +385,7 @@ class _Job:
         return partial(memory.find, rows, settings.format, plan, reading)
 
     def summary(self, result: Result) -> Summary:
-        """The summary of how it ended."""
+        """The summary of a session."""
         message = in_keywords(result.stop.message) if result.stop else None
         return Summary.of(result.summary, self._plan.settings.dir, message)
 
@@ -577,7 +580,7 @@ def _with_endpoints(raw: config.Raw, tables: Sequence[Mapping[str, Any]]) -> con
 
 
 def _plain(value: Any, name: str) -> Any:
-    """A keyword's value as the config file would have it."""
+    """A keyword's value in the form of the config file."""
     kind = BY_NAME[name].kind
     if isinstance(value, Summary):
         value = value.path
@@ -600,7 +603,7 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def _schema(value: Any) -> Any:
-    """The JSON Schema of a Pydantic class, or of its ``TypeAdapter``; any other value as it is.
+    """The JSON Schema of a Pydantic class, or of its ``TypeAdapter``; any other value unchanged.
     Raises ``UsageError`` for another class.
     """
     if isinstance(value, (str, os.PathLike, Mapping)):
@@ -618,7 +621,7 @@ def _schema(value: Any) -> Any:
 
 
 def _names(rows: Any) -> list[str]:
-    """What the summary calls the input."""
+    """The name of the input in the summary."""
     if isinstance(rows, (str, os.PathLike)):
         return [os.fspath(rows)]
     if isinstance(rows, (list, tuple)) and rows and isinstance(rows[0], (str, os.PathLike)):

@@ -1,4 +1,4 @@
-"""How errors reach a program that calls batchrun: in its words, and with a short traceback.
+"""How errors reach a program that calls batchrun: with its keywords, and a short traceback.
 
 An error on purpose (``BatchrunError``) names keywords in place of flags. Its traceback ends at the
 function that was called, and its cause stays only if code of the caller raised it, such as the
@@ -32,8 +32,8 @@ _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "p
 def public(
     check: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorates a public function, also one that is a coroutine: ``check`` sees its keywords first,
-    and errors on purpose leave it as this module describes. Its signature stays.
+    """Decorates a public function, which may be a coroutine: ``check`` sees its keywords first, and
+    deliberate errors are raised as this module describes. Its signature stays.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -83,7 +83,7 @@ def for_callers(
 
 
 def _is_of_caller(trace: TracebackType | None) -> bool:
-    """Whether code that is neither batchrun's nor a library's had a part in it."""
+    """Whether code outside batchrun and its libraries is in the traceback."""
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
         if not file.startswith((_OURS, *_LIBRARIES)):

@@ -1,4 +1,4 @@
-"""What the Python API gives back: a run's summary, and the outcome of one row."""
+"""The results of the Python API: a run's summary, and the outcome of one row."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Summary:
         return one_line(self._whole, str(self.path))
 
     def _repr_html_(self) -> str:
-        """A table of it, as notebooks ask for one. Texts in it are escaped."""
+        """An HTML table for notebooks. Texts in it are escaped."""
         from batchrun.views.summary_table import html
 
         return html(self._whole, str(self.path), self.stop_message)
@@ -155,7 +155,7 @@ class Summary:
 
 
 def _installed(name: str) -> Any:
-    """A library that batchrun works without. Raises ``UsageError`` where there is none."""
+    """An optional library. Raises ``UsageError`` if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -194,7 +194,7 @@ class RowOutcome(NamedTuple):
 
     @classmethod
     def of(cls, outcome: Outcome) -> Self:
-        """An outcome of the engine."""
+        """Convert an outcome of the engine."""
         completion, failure, attempt = outcome.completion, outcome.failure, outcome.attempt
         reused = outcome.reused
         attempt = attempt if reused is None else reused.attempt

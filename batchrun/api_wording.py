@@ -1,4 +1,4 @@
-"""Messages for a program: keywords of ``batchrun.run`` where a message names flags of the command.
+"""Messages for a program: keywords of ``batchrun.run`` instead of flags of the command.
 
 Messages are written once, for the command. ``in_keywords`` rewrites the flags in them, and whole
 commands: ``--max-cost`` becomes ``max_cost_usd=``, ``--retry-class timeout`` becomes
@@ -19,8 +19,8 @@ from batchrun.core.settings.table import BY_NAME, FLAGGED, OLD, SHORT
 
 @dataclass(frozen=True, slots=True)
 class _Keyword:
-    """What a flag becomes: a keyword, and for a flag without a value the value that it has.
-    ``key`` marks flags that take ``KEY=VALUE``; ``words`` are values that messages name.
+    """The keyword for a flag, and the value for a flag without one. ``key`` marks flags that take
+    ``KEY=VALUE``; ``words`` are values that messages name.
     """
 
     name: str
@@ -79,8 +79,8 @@ _SAME = re.compile(r"\b([Tt]he same) command\b")
 
 
 def in_keywords(text: str, given: Collection[str] = ()) -> str:
-    """The message with keywords in the place of flags. Settings whose keywords are ``given`` are
-    called by them too (``model``), others as in a config file (``request.model``).
+    """The message with keywords instead of flags. Settings with ``given`` keywords are named by
+    these (``model``), others as in a config file (``request.model``).
     """
     text = _COMMAND.sub(_call, text)
     pieces = _QUOTED.split(text)
@@ -114,7 +114,7 @@ def _setting_given(found: re.Match[str], given: Collection[str]) -> str:
 
 
 def _spelled(found: re.Match[str]) -> str:
-    """A flag, and its value where the next word is one."""
+    """A flag, and its value if the next word is one."""
     flag, value = found[1], found["value"]
     keyword = _FLAGS.get(flag)
     if keyword is None:
@@ -129,7 +129,7 @@ def _spelled(found: re.Match[str]) -> str:
 
 
 def _value(keyword: _Keyword, text: str) -> str | None:
-    """A value as Python writes it; None for a word that is none."""
+    """A value in Python syntax; None for a word that is not a value."""
     if keyword.key:
         key, equals, value = text.partition("=")
         named = equals or key in parameters.SENT
@@ -144,7 +144,9 @@ def _word(text: str) -> str:
 
 
 def _call(found: re.Match[str]) -> str:
-    """``batchrun run FILE --model M`` as a call of ``batchrun.run``; what cannot be read stays."""
+    """``batchrun run FILE --model M`` as a call of ``batchrun.run``; a command that cannot be
+    parsed stays.
+    """
     try:
         words = shlex.split(found["words"])
     except ValueError:

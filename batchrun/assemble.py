@@ -1,7 +1,7 @@
-"""Settings become a wired engine. What it is wired from is the ``Machinery`` (``machinery.py``).
+"""Wires an engine from settings, with parts made by the ``Machinery`` (``machinery.py``).
 
-Opens the directory for a session (``session.py``: wire, go, publish, sum up). ``run`` has a loop of
-its own and minds signals; ``session`` is the same as a coroutine of the caller's loop.
+Opens the directory for a session (``session.py``: wire, run, publish, sum up). ``run`` has its own
+loop and handles signals; ``session`` is a coroutine for the caller's loop.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from batchrun.rundir.lock import Held
 from batchrun.rundir.open_run import RunDirectory
 from batchrun.session import Result, Session
 
-if TYPE_CHECKING:  # loaded by runs that have scores, metrics, gates or judges alone
+if TYPE_CHECKING:  # loaded only by runs with scores, metrics, gates or judges
     from batchrun.core.evaluation.judges import Asked
     from batchrun.rundir.evaluate.evaluator import Evaluator, Prepared
     from batchrun.rundir.judges.end_of_run import Judging
@@ -58,8 +58,8 @@ def run(
     """Run one session to its end. Blocks; handles SIGINT, SIGTERM and SIGHUP meanwhile.
 
     ``started_s`` (``time.monotonic``; None: now) is when a deadline begins to count; ``judges``
-    judge the answers at its end; ``find`` opens the input, where it is not that of the settings.
-    With a ``stop`` nothing is sent: what there is gets published and summed up. Raises
+    judge the answers at its end; ``find`` opens the input, if it is not that of the settings. With
+    a ``stop`` nothing is sent; existing outcomes are published and summed up. Raises
     ``BatchrunError`` as described by its subclasses.
     """
     started_s = machinery.monotonic_s() if started_s is None else started_s
@@ -96,9 +96,9 @@ async def session(
 ) -> Result:
     """Run one session in the running loop; no signal is handled.
 
-    ``find`` opens the input, where ``settings.files`` only names it. Whoever wants it to end early
-    throws ``switch``; cancelling leaves at once, without publishing what is in the journal.
-    ``outbox`` gets every outcome once it is durable.
+    ``find`` opens the input, if ``settings.files`` only names it. To end it early, throw
+    ``switch``; cancelling leaves at once, without publishing the journal. ``outbox`` gets every
+    outcome once it is durable.
     """
     started_s = machinery.monotonic_s()
     opening = contextlib.ExitStack()
@@ -114,14 +114,14 @@ async def session(
             return opened
         return await opened.go(switch, started_s, outbox=outbox)
     finally:
-        # Cancelled while the directory is being opened: the lock must not stay behind.
+        # Cancelled while the directory is being opened: the lock must be released.
         await asyncio.wait((entering,))
         entering.exception()  # it was raised above, unless this was cancelled
         opening.close()
 
 
 def _settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
-    """A fleet works in this run directory, or did."""
+    """A fleet works or worked in this run directory."""
     from batchrun.rundir.fleet import folding
 
     folding.settle(folder, checkpoint, say)
@@ -149,7 +149,7 @@ def open_session(
     take_shared: claim.TakeShared | None = None,
     taken: open_run.Taken | None = None,
 ) -> Iterator[Session | Result]:
-    """The run directory opened for a session; a result where there is nothing left to do.
+    """The run directory opened for a session, or a result if there is nothing left to do.
     ``settle`` and ``taken`` are those of ``open_run``; without ``settle`` a fleet that ended is
     folded.
     """
@@ -219,7 +219,7 @@ def open_session(
 
 
 def _with_recorded_judges(settings: Settings) -> Settings:
-    """The settings with the judges that the run directory has besides those of the config."""
+    """The settings with the judges of the run directory added to those of the config."""
     local = local_path(settings.dir)
     if local is not None and not Path(local, "judges").is_dir():
         return settings
@@ -239,8 +239,8 @@ def _judging(
     *,
     once: bool,
 ) -> Judging:
-    """The judges of a run, whose keys, prices and models are looked at before anything is sent.
-    ``once`` is whether the input of the run can be read only once.
+    """The judges of a run, with keys, prices and models checked before anything is sent. ``once``
+    is whether the input of the run can be read only once.
     """
     from batchrun.rundir.judges import prepare
     from batchrun.rundir.judges.end_of_run import Judging
@@ -270,7 +270,7 @@ def _judging(
 
 
 def _chained(settings: Settings) -> Input | None:
-    """The results of the run that the settings name as input; None where files are the input."""
+    """The results of the run that the settings name as input; None if files are the input."""
     if settings.source is None:
         return None
     from batchrun.rundir.chain import inputs
@@ -279,8 +279,8 @@ def _chained(settings: Settings) -> Input | None:
 
 
 class _Evaluates:
-    """Scores, metrics and gates, where the settings have any: checked when the columns of the
-    results are known, computed once the directory is open.
+    """Scores, metrics and gates, if the settings have any: checked when the columns of the results
+    are known, computed once the directory is open.
     """
 
     def __init__(
@@ -306,7 +306,7 @@ class _Evaluates:
             prepare.require_templates(one, schema)
 
     def over(self, opened: RunDirectory) -> Evaluator | None:
-        """What evaluates an opened run directory."""
+        """The evaluator of an opened run directory."""
         if self._prepared is None:
             return None
         from batchrun.rundir.evaluate.evaluator import Evaluator
@@ -318,7 +318,7 @@ class _Evaluates:
 
 
 def _asked(settings: Settings, judges: Sequence[JudgeRun]) -> dict[str, Asked]:
-    """What the judges of a run are asked: as their configs say, else as they were before."""
+    """What the judges of a run are asked: according to their configs, or else as recorded."""
     found = {one.judge.name: one.asked for one in judges}
     others = [judge for judge in settings.evaluation.judges if judge.name not in found]
     if others:
@@ -329,7 +329,7 @@ def _asked(settings: Settings, judges: Sequence[JudgeRun]) -> dict[str, Asked]:
 
 
 def _judge_states(settings: Settings, opened: RunDirectory) -> Callable[[str], str]:
-    """What the verdicts in the folder of a judge are known again by."""
+    """What identifies the verdicts in the folder of a judge."""
 
     def state(folder: str) -> str:
         from batchrun.rundir.judges.prepare import place_of
@@ -343,7 +343,7 @@ def _judge_states(settings: Settings, opened: RunDirectory) -> Callable[[str], s
 
 
 def _labelled(opened: RunDirectory, given: Mapping[str, str]) -> Mapping[str, str]:
-    """The labels of a run, those of this session added to the recorded ones."""
+    """The labels of a run: the recorded ones and those of this session."""
     before: Mapping[str, str] = opened.journal.states.get(LABELS) or {}
     labels = {**before, **given}
     if labels != before:
@@ -358,8 +358,8 @@ def lengths_of(
     say: Callable[[str], None],
     checkpoint: Path | None = None,
 ) -> Iterator[Lengths | None]:
-    """The lengths of an earlier run, where the settings name one. Their index is in the folder of
-    another ``checkpoint`` where several processes have it together.
+    """The lengths of an earlier run, if the settings name one. Their index is in the folder of
+    another ``checkpoint`` if several processes share it.
     """
     if settings.lengths_from is None:
         yield None

@@ -11,7 +11,7 @@ from batchrun.core.settings.endpoint import Endpoint
 from batchrun.core.settings.providers import LOCAL, LOCAL_MODEL, SIMULATOR
 from batchrun.core.settings.resolve import Settings
 
-if TYPE_CHECKING:  # loaded by runs that have judges alone
+if TYPE_CHECKING:  # loaded only by runs with judges
     from batchrun.core.run.changes import Changes
     from batchrun.judging import RunSession
     from batchrun.rundir.judges.prepare import JudgeRun
@@ -21,11 +21,11 @@ if TYPE_CHECKING:  # loaded by runs that have judges alone
 def standing_in(
     endpoints: Sequence[Endpoint], stack: contextlib.ExitStack, say: Callable[[str], None]
 ) -> tuple[Endpoint, ...]:
-    """The endpoints with their URLs: each of a built-in provider has a server of its own until the
-    stack is left. Says so. Blocks for as long as a model takes to load.
+    """The endpoints with their URLs: each of a built-in provider gets its own server until the
+    stack is left. Notifies the user. Blocks while a model loads.
 
-    Raises ``UsageError`` where what ``--provider local`` needs is not installed, and
-    ``LocalServerError`` where its server does not begin to serve.
+    Raises ``UsageError`` if the packages for ``--provider local`` are not installed, and
+    ``LocalServerError`` if its server does not begin to serve.
     """
     found = []
     for endpoint in endpoints:
@@ -48,7 +48,7 @@ def standing_in(
 
 
 def served(run_session: RunSession) -> RunSession:
-    """The same, with a server for each endpoint of a session that has a built-in provider."""
+    """The machinery with a server for each endpoint of a session that has a built-in provider."""
 
     def run(
         settings: Settings,
@@ -68,7 +68,7 @@ def served(run_session: RunSession) -> RunSession:
 async def standing_in_thread(
     endpoints: Sequence[Endpoint], stack: contextlib.ExitStack, say: Callable[[str], None]
 ) -> tuple[Endpoint, ...]:
-    """``standing_in`` for a caller's loop, which goes on while a model loads."""
+    """``standing_in`` for a caller's loop, which is not blocked while a model loads."""
     if all(endpoint.provider != LOCAL for endpoint in endpoints):
         return standing_in(endpoints, stack, say)
     import asyncio

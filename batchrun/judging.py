@@ -1,6 +1,6 @@
-"""``batchrun judge``: a judge over the answers of a finished run, and that run scored again.
+"""``batchrun judge``: judges the answers of a finished run, and scores that run again.
 
-The judge is an ordinary run inside of the directory that it judges, whose lock is held meanwhile.
+The judge is an ordinary run inside the directory that it judges, whose lock is held meanwhile.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 
 class RunSession(Protocol):
-    """Runs one session to its end: ``assemble.run``, or whatever runs ``assemble.session``."""
+    """Runs one session to its end: ``assemble.run``, or another function that runs
+    ``assemble.session``.
+    """
 
     def __call__(
         self,
@@ -50,8 +52,8 @@ class RunSession(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JudgedRun:
-    """How the sessions of the judge ended, one for each order of the answers, and the run scored
-    with its verdicts.
+    """How the sessions of the judge ended, one for each order of the answers, and the scores of the
+    run with its verdicts.
     """
 
     results: tuple[Result, ...]
@@ -59,8 +61,8 @@ class JudgedRun:
 
     @property
     def exit_code(self) -> int:
-        """That of the judge's run; of one that finished, that of the scores and gates of the run
-        that was judged where it is 4 or 5.
+        """The exit code of the judge's run or, if that finished, a 4 or 5 from the scores and gates
+        of the judged run.
         """
         codes = [int(result.summary["exit_code"]) for result in self.results]
         own = codes[-1] if codes[-1] not in (0, 1) else max(codes)
@@ -79,8 +81,8 @@ def judge(
     """Judge the answers that are new or changed, and score the run again. The sessions of the judge
     are run by ``run_session``.
 
-    Raises ``RunLockedError`` while a run is live, ``UsageError`` for what is no finished run or was
-    answered by the judge itself, and as a run does.
+    Raises ``RunLockedError`` while a run is live, ``UsageError`` for a run that is not finished or
+    was answered by the judge itself, and the errors of a run.
     """
     look = inspect.look_at(directory, checkpoint)
     if look.checkpoint is None:
@@ -112,7 +114,7 @@ def judge(
 
 
 def _covered(order: JudgeRun, orders: Sequence[JudgeRun], store: StoreReader) -> JudgeRun:
-    """The judge with what its other order leaves of its budget."""
+    """The judge with the budget that its other order left."""
     cap = order.settings.max_cost_pd
     if cap is None:
         return order

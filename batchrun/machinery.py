@@ -1,7 +1,7 @@
-"""What a session runs on: time, chance, threads, the disk's formats and the way to endpoints.
+"""The replaceable parts of a session: time, randomness, threads, disk formats, access to endpoints.
 
-``REAL`` is what every run has. Whoever plays a session under other circumstances, as the
-simulation of whole runs does, hands ``assemble`` another one, made with ``dataclasses.replace``.
+Every run uses ``REAL``. To run a session under other conditions, as the simulation of whole runs
+does, pass ``assemble`` another one, made with ``dataclasses.replace``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FLIGHT_SLOTS = 512
 
 
 class EndpointAccess(Protocol):
-    """A way to one endpoint, known to be in order: ``adapters.http.access.Access``."""
+    """Checked access to one endpoint: ``adapters.http.access.Access``."""
 
     @property
     def endpoint(self) -> Endpoint:
@@ -45,7 +45,7 @@ class EndpointAccess(Protocol):
 
     @property
     def address(self) -> Address:
-        """Where it is."""
+        """Its address."""
         ...
 
     def redacted(self, body: bytes) -> bytes:
@@ -61,8 +61,8 @@ class EndpointAccess(Protocol):
     def reporting(
         self, heard: Callable[[Load | None], None]
     ) -> AbstractAsyncContextManager[None] | None:
-        """What asks the server for its load while it is entered, and tells ``heard``; None where
-        the server is somebody else's.
+        """A context that polls the server for its load and passes it to ``heard``; None if the
+        server is not the user's own.
         """
         ...
 
@@ -71,7 +71,7 @@ class ClosableJournal(JournalPort, Protocol):
     """``ports.Journal`` that ends with its session."""
 
     async def close(self) -> None:
-        """Make durable what was posted, and stop. Closing twice is harmless."""
+        """Make posted entries durable, and stop. Closing twice is harmless."""
         ...
 
 
@@ -79,12 +79,12 @@ class OpenSource(Protocol):
     """Makes the source of a session's blocks."""
 
     def __call__(self, reader: Reader, *, limit: int | None) -> Source:
-        """Blocks of what ``reader`` reads, up to so many rows of the input."""
+        """The blocks of ``reader``, up to a number of rows of the input."""
         ...
 
 
 class OpenSharing(Protocol):
-    """What a session has in common with those of other processes."""
+    """Limits, budgets and controls that a session shares with other processes."""
 
     def __call__(
         self,
@@ -94,35 +94,38 @@ class OpenSharing(Protocol):
         controls: Controls,
         say: Callable[[str], None],
     ) -> AbstractAsyncContextManager[None]:
-        """While it is entered, lanes have a share of their limits and budgets one of what is left,
-        and ``controls`` do what is asked of all processes; ``say`` gets notices for the user.
+        """While it is entered, lanes have a share of their limits and budgets a share of the rest,
+        and ``controls`` make the changes requested of all processes; ``say`` gets notices for the
+        user.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Machinery:
-    """Makes the parts of a session that are not decisions. The defaults are the real ones."""
+    """Makes the parts of a session other than its decisions. The defaults are the real ones."""
 
     accesses: Callable[[Sequence[Endpoint], Mapping[str, str]], Sequence[EndpointAccess]] = (
         accesses_to
     )
-    """Ways to endpoints, given the environment. Raises ``UsageError`` for what cannot work."""
+    """Access to endpoints, given the environment. Raises ``UsageError`` for settings that cannot
+    work.
+    """
     clock: type[LoopClock] = LoopClock
     monotonic_s: Callable[[], float] = time.monotonic
-    """What a deadline and the wall time of a session are counted by."""
+    """The clock for a deadline and the wall time of a session."""
     dice: Callable[[], random.Random] = random.Random
-    """Dice that are nobody else's."""
+    """A new random generator."""
     source: OpenSource = ReadAhead
     journal: Callable[[Journal, FlightLog], ClosableJournal] = JournalWriter
     parts: PartsOf = Parts
     sealer: Callable[[Parts, Journal], Sealer] = Sealer
     sharing: OpenSharing | None = None
-    """Where several processes do the run together."""
+    """Set if several processes share the run."""
     flight_slots: int = FLIGHT_SLOTS
     sample_s: float = SAMPLE_S
-    """Seconds between two looks of the observers."""
+    """Seconds between two snapshots for the observers."""
 
 
 REAL = Machinery()
-"""What every run has."""
+"""The machinery of every real run."""

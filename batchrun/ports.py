@@ -1,7 +1,7 @@
-"""The seams: what the engine needs of the outside world, each promise in prose.
+"""The seams: what the engine needs from the outside world, with each promise in prose.
 
-Every protocol has a public fake in ``batchrun.testing`` and one exam in ``tests/contracts`` that
-the fake and the real one both sit.
+Every protocol has a public fake in ``batchrun.testing`` and one exam in ``tests/contracts`` for the
+fake and the real one.
 """
 
 from __future__ import annotations
@@ -245,8 +245,8 @@ class Journal(Protocol):
         ...
 
     def sending(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
-        """Note, without waiting, that an exchange goes out now. After a kill the note shows
-        attempts whose answer was not recorded; a power cut may lose it.
+        """Note, without waiting, that a request is sent now. After a kill the note shows attempts
+        whose answer was not recorded; a power cut may lose it.
         """
         ...
 
@@ -289,38 +289,36 @@ class Publisher(Protocol):
 
 class ClaimStore(Protocol):
     """Small records that the processes of a fleet share: on a disk that all of them see, or in an
-    object store. Names are ``FOLDER/NAME``. Raises ``StorageError`` where it cannot be asked.
+    object store. Names are ``FOLDER/NAME``. Raises ``StorageError`` if it cannot be reached.
     """
 
     def create(self, name: str, content: bytes) -> bool:
-        """Make a record that is not there yet; it would survive a power cut when this returns. Of
-        any number of callers one gets True, and the others False: the record is another's.
-
-        The content must be the caller's alone. A call whose answer was lost, and which is made
-        again, gets True for its own record.
+        """Create a record; it would survive a power cut when this returns. Of any number of callers
+        one gets True, and the others False. The content must be unique to the caller: a call that
+        is repeated because its answer was lost gets True for its own record.
         """
         ...
 
     def put(self, name: str, content: bytes) -> float:
-        """Write a record that nobody else writes. Returns when, in seconds by the store's clock."""
+        """Write a record that has no other writer. Returns the store's time of it, in seconds."""
         ...
 
     def read(self, name: str) -> bytes | None:
-        """The content of a record; None where there is none."""
+        """The content of a record; None if it does not exist."""
         ...
 
     def written_s(self, name: str) -> float | None:
-        """When a record was written last, in seconds by the store's clock; None where there is
-        none.
+        """When a record was written last, in seconds by the store's clock; None if it does not
+        exist.
         """
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a record that nobody needs any more; one that is not there is none."""
+        """Remove a record; a missing one is no error."""
         ...
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, in order: of every record that was there before the call."""
+        """The names in a folder, in order: of every record that existed before the call."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The nouns that walk through the corridor, one frozen record each.
+"""The records that pass through the pipeline, each immutable.
 
 ``Row`` leaves the source, becomes a ``Request``, is answered by a ``Reply`` in one or more
 ``Attempt``s, and ends as an ``Outcome``. Times on the wall are integers in microseconds since the
@@ -34,8 +34,8 @@ class Row(NamedTuple):
     """One input record. ``number`` counts from 0 over all files in input order.
 
     ``body`` is the request body as far as the row gives it. A row that cannot be sent has a
-    sentence in ``problem`` and no body. ``file`` and ``line`` say where it stands: the number of
-    the file, and the line in it (from 1; the row from 0 in Parquet).
+    sentence in ``problem`` and no body. ``file`` and ``line`` are the number of the file, and the
+    line in it (from 1; the row from 0 in Parquet).
     """
 
     number: int
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Consecutive rows of one shard, as the source hands them on.
+    """Consecutive rows of one shard, as the source yields them.
 
     ``carried`` holds the rows' carried columns as one Arrow IPC stream. ``rows_read`` and
     ``digest`` fingerprint the shard's input from its first row to the end of this block, which is
@@ -66,16 +66,16 @@ class Block:
 
     @property
     def size_bytes(self) -> int:
-        """Roughly what the block holds in memory."""
+        """The approximate size of the block in memory."""
         return len(self.carried) + sum(row.size_bytes for row in self.rows)
 
 
 class Expected(NamedTuple):
-    """What a request asks its answer to be, as far as that is checked.
+    """The requirements of a request on its answer that are checked.
 
-    ``json`` says that the content is to be JSON, and ``schema`` is the text of the JSON Schema that
-    it is to fit. ``tools`` has the text of the parameters' schema (None: any) by the name of the
-    tool, and is None where tool calls are not checked.
+    ``json`` is whether the content must be JSON, and ``schema`` is the text of the JSON Schema that
+    it must match. ``tools`` has the text of the parameters' schema (None: any) by the name of the
+    tool, and is None if tool calls are not checked.
     """
 
     json: bool = False
@@ -84,8 +84,8 @@ class Expected(NamedTuple):
 
 
 class WorstCase(NamedTuple):
-    """What a request costs at most: tokens in and out, of all its choices, and the service tier it
-    asks for.
+    """The most that a request can cost: tokens in and out, over all its choices, and the requested
+    service tier.
     """
 
     input_tokens: int
@@ -102,11 +102,10 @@ class Request(NamedTuple):
     """A body ready for the wire: serialised once, hashed once.
 
     ``body`` is canonical: top-level keys sorted, compact, UTF-8, everything below in the order
-    given (the order of a JSON Schema's properties can change an answer). ``hash`` is its SHA-256
-    in hex. ``tokens`` estimates prompt plus completion, for the token rate limit;
-    ``tokens_stated`` says that the body itself limits the completion. ``expected`` is what the
-    answer is held against, None where nothing is; ``worst`` what it costs at most, None where
-    nobody asks.
+    given (the order of a JSON Schema's properties can change an answer). ``hash`` is its SHA-256 in
+    hex. ``tokens`` estimates prompt plus completion, for the token rate limit; ``tokens_stated`` is
+    whether the body itself limits the completion. ``expected`` is what the answer is checked
+    against, None without checks; ``worst`` is its maximum cost, None if not needed.
     """
 
     row: int
@@ -124,7 +123,7 @@ class Reply(NamedTuple):
     """What came back from one exchange, whatever its status. ``headers`` ignores case.
 
     A streamed answer is folded into the plain ``body`` that it stands for; ``ttft_s`` is then the
-    time from sending to the first thing the model said.
+    time from sending to the first output of the model.
     """
 
     status: int
@@ -134,9 +133,9 @@ class Reply(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Token counts as the server reported them; None where it did not, never 0 instead.
+    """Token counts as the server reported them; None if it did not, never 0 instead.
 
-    Fields are added at the end: a log of an earlier version holds the first ones alone.
+    Fields are added at the end: a log of an earlier version only has the first ones.
     """
 
     prompt_tokens: int | None = None
@@ -148,7 +147,7 @@ class Usage(NamedTuple):
 
 
 NO_USAGE = Usage()
-"""Where the server reported nothing."""
+"""The usage if the server reported nothing."""
 
 
 class ToolCall(NamedTuple):
@@ -163,7 +162,7 @@ class ToolCall(NamedTuple):
 class Choice(NamedTuple):
     """One answer of a completion. ``logprobs`` is JSON text."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is never called
     content: str | None
     reasoning: str | None
     refusal: str | None
@@ -174,8 +173,8 @@ class Choice(NamedTuple):
 
 class Media(NamedTuple):
     """An image, a sound or a file in an answer. ``kind`` is ``image``, ``audio``, ``video`` or
-    ``file``; ``mime`` its media type where the server named it. Either ``data`` holds its bytes, or
-    ``file`` says where it lies: a file in the run directory, or the address that the server gave.
+    ``file``; ``mime`` its media type if the server named it. Either ``data`` has its bytes, or
+    ``file`` its place: a file in the run directory, or the address that the server gave.
     """
 
     kind: str
@@ -185,9 +184,9 @@ class Media(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """A chat completion. ``first`` is the choice with the lowest index, which fills the flat
-    result columns; ``choices`` is kept only where there are several, or logprobs; ``media`` is what
-    the answer holds besides text.
+    """A chat completion. ``first`` is the choice with the lowest index, which fills the flat result
+    columns; ``choices`` is kept only if there are several, or logprobs; ``media`` is the content
+    besides text.
     """
 
     first: Choice
@@ -214,12 +213,11 @@ class Attempt(NamedTuple):
 
     ``error_class`` is None for the attempt that succeeded. ``unanswered`` marks a request that may
     have reached the server without a whole answer coming back: it may have been billed. ``cost_pd``
-    is in picodollars (``core.cost.money``), None where it is not known; ``billed_from`` names the
+    is in picodollars (``core.cost.money``), None if it is not known; ``billed_from`` names the
     reading that priced it (``core.cost.billing``). ``usage_raw`` is the server's usage object, as
     JSON text. ``decided_by`` names the steps that decided what became of the row
-    (``core.verdict.trail``); None where an earlier version, or a repair, wrote the line. ``turn``
-    is the turn of the row's conversation, from 1; None without conversations, and where nobody
-    knows.
+    (``core.verdict.trail``); None if an earlier version, or a repair, wrote the line. ``turn`` is
+    the turn of the row's conversation, from 1; None without conversations, or if not known.
     """
 
     row: int
@@ -249,9 +247,9 @@ class Turn(NamedTuple):
     """A turn of a conversation that was answered, and is not the last one.
 
     ``number`` counts from 1. ``message`` is the answer as the later turns send it back, in JSON;
-    ``usage`` and ``cost_pd`` are what it took. ``attempt`` is the exchange that brought it; the
-    ledger has it by itself, so a turn that is read back has None. ``request_hash`` is that of the
-    whole conversation.
+    ``usage`` and ``cost_pd`` are those of the turn. ``attempt`` is its exchange; the ledger has it
+    separately, so a turn that is read back has None. ``request_hash`` is that of the whole
+    conversation.
     """
 
     row: int
@@ -264,9 +262,9 @@ class Turn(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    """How the conversation of a row went: all messages as JSON text, and what its answers took
-    together (``cost_pd`` is None while no cost is known); of one that failed, its last exchange
-    included.
+    """How the conversation of a row went: all messages as JSON text, and the total usage and cost
+    of its answers (``cost_pd`` is None while no cost is known); for a failed one, including its
+    last exchange.
     """
 
     messages: str
@@ -275,10 +273,10 @@ class Conversation(NamedTuple):
 
 
 class Reused(NamedTuple):
-    """Where an answer was taken from instead of being asked for.
+    """The origin of a reused answer.
 
     ``origin`` is ``RUN:ROW``: the id of the run whose endpoint gave the answer, and its row there.
-    ``attempt`` is the exchange as that run recorded it, at no cost: it is no line of this run's
+    ``attempt`` is the exchange as that run recorded it, at no cost: it is not a line of this run's
     ledger.
     """
 
@@ -290,11 +288,11 @@ class Outcome(NamedTuple):
     """The final state of a row: a completion or a failure, never both (the journal refuses it).
 
     ``attempt`` is the exchange that decided it (None for a row that was never sent); earlier
-    exchanges reach the journal on their own. ``response`` is the reply's text as it is to be kept;
+    exchanges reach the journal on their own. ``response`` is the reply's text as it will be stored;
     ``model_asked`` the model that the deciding request named. A row that took the answer of another
-    run has ``reused`` and no ``attempt``. ``body`` is the request's body where the session keeps it
-    (``--requests``): empty where it keeps those of other rows, None where it keeps none.
-    ``conversation`` is there for rows with turns (``--turns``) that were sent; the usage of their
+    run has ``reused`` and no ``attempt``. ``body`` is the request's body if the session keeps it
+    (``--requests``): empty if it only keeps those of other rows, None if it keeps none.
+    ``conversation`` is set for rows with turns (``--turns``) that were sent; the usage of their
     completion is the sum over the turns.
     """
 
@@ -329,15 +327,15 @@ class ReusedRows(NamedTuple):
 
 
 Entry = Outcome | Attempt | Turn | Block | ReusedRows
-"""What a running session enters into the journal."""
+"""The entries that a running session makes in the journal."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardState:
-    """What the journal knows of one shard.
+    """The journal's record of one shard.
 
     ``rows_read``, ``digest`` and ``end`` fingerprint the input read so far; ``generation`` counts
-    the parts published (0: none yet); ``complete`` says that the part holds every row.
+    the parts published (0: none yet); ``complete`` is whether the part has every row.
     """
 
     shard: int
@@ -350,11 +348,11 @@ class ShardState:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What earlier sessions left of a shard: the rows whose outcome stands, and the last attempt
+    """What earlier sessions left of a shard: the rows with a final outcome, and the last attempt
     number of rows that have none yet or are sent again.
 
-    ``recorded`` says that the shard's input was read to its end and its parts hold every row:
-    a block of it without a row to send needs no record. ``kept`` has rows that are sent again and
+    ``recorded`` is whether the shard's input was read to its end and its parts have every row: a
+    block of it without a row to send needs no record. ``kept`` has rows that are sent again and
     keep their answer unless the new one is better: the flaws that the new one may have.
     """
 
@@ -376,7 +374,7 @@ class Span:
 
 
 class Reception(Enum):
-    """How a server received a request, as far as that tells of what it can take."""
+    """How a server received a request, as evidence of its capacity."""
 
     ANSWERED = "answered"
     REFUSED = "refused"
@@ -384,7 +382,7 @@ class Reception(Enum):
     """It was refused, and the server named the requests in flight as the reason."""
     OVERLOADED = "overloaded"
     OTHER = "other"
-    """It failed in a way that tells nothing of that, such as a request that is wrong."""
+    """It failed in a way that says nothing about capacity, such as an invalid request."""
 
     @property
     def refused(self) -> bool:

@@ -55,7 +55,7 @@ from batchrun.rundir.preflight import Priced, require_bounds
 from batchrun.rundir.spent import Spent, published, spent
 from batchrun.wiring import attempts
 
-if TYPE_CHECKING:  # loaded by runs that have scores, metrics, gates or judges alone
+if TYPE_CHECKING:  # loaded only by runs with scores, metrics, gates or judges
     from batchrun.rundir.evaluate.evaluator import Evaluator
     from batchrun.rundir.evaluate.figures import Figures
     from batchrun.rundir.judges.end_of_run import Judging
@@ -63,7 +63,7 @@ if TYPE_CHECKING:  # loaded by runs that have scores, metrics, gates or judges a
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a session ended: the summary as written, what stopped it, and what observers broke."""
+    """How a session ended: the summary as written, what stopped it, and which observers failed."""
 
     summary: Mapping[str, Any]
     stop: Stop | None
@@ -72,9 +72,9 @@ class Result:
     sent_nothing: bool
     duplicate_id: str | None = None
     failed: BatchrunError | None = None
-    """Why scores or metrics could not be computed, of a run that ended as its summary says."""
+    """Why scores or metrics could not be computed, if the run itself ended as its summary says."""
     elsewhere: bool = False
-    """Whether another process of a fleet sums the run up, and tells whoever is to be told."""
+    """Whether another process of a fleet sums up the run, and sends the notifications."""
 
 
 class Session:
@@ -218,7 +218,7 @@ class Session:
                 self._watching.tell()
                 raise fault
             rows_input = await counting
-            if rows_input is None:  # rows that come once are counted at their end
+            if rows_input is None:  # rows from an iterator are counted at their end
                 rows_input = self._count_input(lambda: True)
             self._watching.tell()
             budgets.settle(ledger_sums(published(opened.totals())))
@@ -237,7 +237,7 @@ class Session:
         switch: StopSwitch,
         clock: LoopClock,
     ) -> Controls:
-        """What `batchrun ctl` changes of this session."""
+        """The controls of this session for `batchrun ctl`."""
         states = self._opened.journal.states
         return Controls(
             lanes=lanes,
@@ -287,7 +287,7 @@ class Session:
         )
 
     def _keeping(self) -> RequestKeeping | None:
-        """What keeps the bodies of requests, where the settings ask for it."""
+        """Keeps the bodies of requests, if the settings require it."""
         which = self._settings.requests
         if which == "none":
             return None
@@ -296,7 +296,7 @@ class Session:
     # Before
 
     def _prepare(self, row: Row) -> Request:
-        """A row's request. Raises ``RowError`` that says where the row stands."""
+        """A row's request. Raises ``RowError`` with the place of the row."""
         if row.custom_id is not None and row.number % self._settings.repeat == 0:
             self._duplicates.watch(row.custom_id)
         try:
@@ -309,14 +309,14 @@ class Session:
         return request
 
     def _count_resumed(self) -> Spent:
-        """Rows that earlier sessions finished. Those sent again count once they have ended anew.
+        """Rows that earlier sessions finished. Those sent again count once they have a new outcome.
         Returns what those sessions spent.
         """
         (ok, error), again = self._opened.done, self._opened.again
         self._tally.resumed_ok = ok - again.ok
         self._tally.resumed_error = error - again.errors.total()
         self._tally.resumed_errors = self._opened.errors - again.errors
-        # An example whose class is sent again may not be one any more.
+        # An example of a class that is sent again may no longer be one.
         self._tally.first_failed = {
             name: (row, said)
             for name, (row, said) in (self._opened.journal.states.get("examples") or {}).items()
@@ -328,8 +328,8 @@ class Session:
         return before
 
     def _count_input(self, stop: Callable[[], bool]) -> int | None:
-        """Rows of the input, counted in a thread unless an earlier session did. None if told to
-        stop, and where a file is damaged: reading it will say so.
+        """Rows of the input, counted in a thread unless an earlier session did. None if stopped, or
+        if a file is damaged, which reading it will report.
         """
         rows: int | None = self._opened.journal.states.get("input_rows")
         if rows is None:
@@ -338,8 +338,8 @@ class Session:
             if rows is not None:
                 self._tally.notices.extend(self._opened.reader.remarks())
         if rows is not None:
-            # Rows that an earlier run finished, beyond the limit or beyond what is left of the
-            # input, are there all the same.
+            # Rows that an earlier run finished still exist, beyond the limit or the present end of
+            # the input.
             if self._settings.limit is not None and self._settings.limit < rows:
                 rows = self._settings.limit + self._opened.beyond
             rows = max(rows, sum(self._opened.done))
@@ -349,7 +349,7 @@ class Session:
     # After
 
     def judged_pd(self) -> int:
-        """What of the budget the judges have spent, in picodollars."""
+        """The part of the budget that the judges have spent, in picodollars."""
         if self._judging is None or self._settings.max_cost_pd is None:
             return 0
         return self._judging.charged_pd(self._opened.store)
@@ -371,8 +371,8 @@ class Session:
         rows_input: int | None,
         budgets: Budgets,
     ) -> BatchrunError | None:
-        """Have the answers of a run that is whole judged. Returns why a judge failed, if one did:
-        what stopped one, its own summary says.
+        """Judge the answers of a complete run. Returns why a judge failed, if one did; the reason
+        for a stop is in the judge's own summary.
         """
         totals = self._opened.totals()
         rows = totals.rows()
@@ -393,7 +393,7 @@ class Session:
         fault: BatchrunError | None,
         failed: BatchrunError | None,
     ) -> tuple[Figures, BatchrunError | None] | None:
-        """Scores and metrics of what is published. A signal ends this at once; None if it had come
+        """Scores and metrics of the published results. A signal ends this at once; None if one came
         before, or the run failed.
         """
         by_signal = switch.reason is not None and switch.reason.is_signal
@@ -403,13 +403,13 @@ class Session:
             return self._evaluator.without_judges(failed)
 
         async def signalled() -> None:
-            if not (await switch.wait()).is_signal:  # a guard stops requests, of which none is left
+            if not (await switch.wait()).is_signal:  # a guard only stops requests, and none is left
                 await switch.hurried()
 
         return await self._evaluator.finish(signalled, self._say)
 
     def _told(self) -> list[str]:
-        """What the latest session that sent something told its user; of a fleet, all processes."""
+        """The notices of the latest session that sent something; for a fleet, of all processes."""
         states, told = self._opened.journal.states, self._tally.told
         before = states.get(open_run.NOTICES)
         if before and self._tally.requests:
@@ -428,7 +428,7 @@ class Session:
         evaluated = await self._evaluate(switch, fault, unjudged)
         stop = switch.reason
         opened, settings = self._opened, self._settings
-        opened.journal.drop_idle()  # of shards that were read, and nothing of them sent
+        opened.journal.drop_idle()  # logs of shards that were read without sending anything
         totals = opened.totals()
         wall_s = opened.wall_s_before + self._machinery.monotonic_s() - self._started_s
         by, exit_code = (stop.by, stop.exit_code) if stop else (None, None)

@@ -1,4 +1,4 @@
-"""From endpoints to the attempt loop: a way to each, with its gate, and the pool over them."""
+"""Wires the attempt loop: access to each endpoint, its gate, and the pool over them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def attempts(
 ) -> AttemptLoop:
     """The loop that sends rows to these endpoints, ready until the stack is left. ``models``
     answered in earlier sessions, and so were the turns in ``answered``, by row; ``finished`` counts
-    the rows of this one; every gate, and the loop, has dice of its own.
+    the rows of this one; every gate, and the loop, has its own random generator.
     """
     ways, remarks = [], set()
     for access in accesses:
@@ -111,7 +111,7 @@ async def attempts(
 def _loop_of(
     settings: Settings, answered: MutableMapping[int, Sequence[Turn]]
 ) -> Callable[..., AttemptLoop]:
-    """What makes the loop: another one where rows are conversations."""
+    """The factory of the loop, a different one if rows are conversations."""
     if settings.turns is None:
         return AttemptLoop
     from batchrun.core.request.turns import wording_of
@@ -122,13 +122,13 @@ def _loop_of(
 
 
 def _notice(tally: Tally, endpoint: str | None, text: str) -> None:
-    """Have the user told something; of several endpoints, it names the one that it is about."""
+    """Notify the user; with several endpoints, the message names the endpoint."""
     tally.notices.append(text if endpoint is None else f"{endpoint}: {text}")
 
 
 def _follow(ways: Sequence[Way], room: Room) -> None:
-    """Have the bounds on open rows follow the permits of all gates, and the connections of each
-    endpoint its own.
+    """Make the bounds on open rows follow the permits of all gates, and the connections of each
+    endpoint follow its own gate.
     """
 
     def resized() -> None:

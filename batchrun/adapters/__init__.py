@@ -1,1 +1,1 @@
-"""The outside world: files, SQLite, Parquet and HTTP, each behind a seam of ``batchrun.ports``."""
+"""The outside world: files, SQLite, Parquet and HTTP, each behind a protocol of ``ports``."""

@@ -35,7 +35,7 @@ def ci_flags(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Reports:
-    """The files that were asked for; the job summary of GitHub Actions too, where there is one."""
+    """The requested files, and the job summary of GitHub Actions, if there is one."""
 
     def __init__(self, title: str, junit: str | None, markdown: str | None) -> None:
         """Raises ``UsageError`` for a file that cannot be written: before anything is sent."""
@@ -47,11 +47,11 @@ class Reports:
 
     @property
     def wanted(self) -> bool:
-        """Whether anything is to be written."""
+        """Whether anything will be written."""
         return bool(self._junit or self._markdown or self._job_summary)
 
     def put(self, outcome: Outcome) -> None:
-        """Write an outcome. Raises ``StorageError`` for a file that was asked for by name."""
+        """Write an outcome. Raises ``StorageError`` for a file requested by name."""
         from batchrun.adapters.storage.files import write_whole
         from batchrun.views.ci.junit import junit
         from batchrun.views.ci.markdown import markdown
@@ -73,7 +73,7 @@ class Reports:
                 print_message(f"warning: cannot append to {JOB_SUMMARY}: {error.strerror}")
 
     def put_error(self, error: BaseException) -> None:
-        """Write that the command failed, as far as that can be written."""
+        """Report that the command failed; files that cannot be written are skipped."""
         from batchrun.views.ci.outcome import of_error
 
         try:
@@ -95,8 +95,8 @@ def reporting(title: str, junit: str | None, markdown: str | None) -> Iterator[R
 
 
 def put_summary(reports: Reports, command: str, summary: Any, directory: str) -> int | None:
-    """Report a summary. The exit code where that cannot be written, else None: what the command
-    did is done.
+    """Report a summary. Returns the exit code if it cannot be written, else None: the command
+    itself has finished.
     """
     if not reports.wanted:
         return None

@@ -1,4 +1,4 @@
-"""What all commands share: messages to stderr, results to stdout, errors to exit codes."""
+"""Shared by all commands: messages to stderr, results to stdout, errors to exit codes."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ BROKEN_PIPE = 128 + 13
 
 COLUMNS_LEAST = 40
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a spreadsheet takes for the beginning of a formula."""
+"""Characters that begin a formula in a spreadsheet."""
 LONG_BYTES = 10_000
-"""A longer request has its size named, and so has every one with an image, a sound or a file."""
+"""The size is shown for a longer request, and for every one with an image, a sound or a file."""
 _COMMAND = re.compile(r"\s*(?:[a-z, ]+: )?batchrun [a-z]")
 """A line to be copied, which is not wrapped."""
 
 
 def fitted(text: str, stream: TextIO) -> str:
-    """Text for a terminal in lines that end at words; elsewhere as it is, for other programs look
-    for words in it. Lines that hold a command to be copied stay whole.
+    """Text for a terminal in lines that end at words; elsewhere unchanged, since other programs
+    search it for words. Lines with a command to copy stay whole.
     """
     if not stream.isatty():
         return text
@@ -54,15 +54,15 @@ def fitted(text: str, stream: TextIO) -> str:
 
 
 def is_coloured(stream: TextIO) -> bool:
-    """Whether text on a stream may have colours: a terminal, and nobody set ``NO_COLOR``
-    (https://no-color.org) or called it dumb.
+    """Whether text on a stream may have colours: it is a terminal, not a dumb one, and ``NO_COLOR``
+    (https://no-color.org) is not set.
     """
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return not plain and stream.isatty()
 
 
 def _painted(text: str, stream: TextIO) -> str:
-    """Text whose verdict has its colour, where the stream takes colours."""
+    """Text with its verdict coloured, if the stream supports colours."""
     label, rest, colour = verdict(text)
     if colour is None or not is_coloured(stream):
         return text
@@ -70,7 +70,7 @@ def _painted(text: str, stream: TextIO) -> str:
 
 
 def print_message(text: str) -> None:
-    """A message for the user, on stderr. A closed stderr is no reason to stop."""
+    """A message for the user, on stderr. A closed stderr does not stop the command."""
     print_unwrapped(fitted(safe(text), sys.stderr))
 
 
@@ -83,7 +83,7 @@ def print_unwrapped(text: str) -> None:
 
 
 class OutputLostError(StorageError):
-    """What was asked for cannot be written to standard output."""
+    """The result cannot be written to standard output."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"cannot write to standard output: {error.strerror or error}")
@@ -91,8 +91,8 @@ class OutputLostError(StorageError):
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Turn what keeps standard output from being written into ``OutputLostError``. A reader that
-    went away is none of that.
+    """Turn failures to write standard output into ``OutputLostError``, except a reader that went
+    away.
     """
     try:
         yield
@@ -104,7 +104,7 @@ def writing() -> Iterator[None]:
 
 
 def print_output(text: str) -> None:
-    """A line of what was asked for, on stdout, for people. Raises ``OutputLostError``."""
+    """A line of the result, on stdout, for people. Raises ``OutputLostError``."""
     with writing():
         click.echo(_painted(fitted(safe(text), sys.stdout), sys.stdout))
 
@@ -159,21 +159,21 @@ def _cell(value: Any) -> Any:
 
 
 def terminal_width() -> int | None:
-    """The columns of the terminal that stdout is; None where it is none."""
+    """The columns of the terminal on stdout; None if it is not a terminal."""
     if not sys.stdout.isatty():
         return None
     return max(COLUMNS_LEAST, shutil.get_terminal_size().columns)
 
 
 def takes_blocks() -> bool:
-    """Whether stdout can be written block characters."""
+    """Whether stdout can show block characters."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return encoding.lower().replace("-", "").startswith("utf")
 
 
 class Printing:
     """Requests on stdout, one a line and byte for byte, and the sizes of large ones on stderr. A
-    reader that has seen enough (``| head -1``) ends the printing and nothing else.
+    reader that stops early (``| head -1``) only ends the printing.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -204,7 +204,7 @@ def exit_codes(*, as_json: bool = False) -> Iterator[None]:
             _put_error(str(error), error.exit_code)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # Whoever reads our output has seen enough (`| head`); what is left goes nowhere.
+        # The reader of our output stopped early (`| head`); the rest is dropped.
         forsake(1)
         sys.exit(BROKEN_PIPE)
     except Exception as error:  # noqa: BLE001 - a defect: it ends like any failure midway
@@ -216,7 +216,7 @@ def exit_codes(*, as_json: bool = False) -> Iterator[None]:
 
 
 def _put_error(text: str, exit_code: int) -> None:
-    """The JSON object of a command that failed; stderr has said it already."""
+    """The JSON object of a command that failed; stderr has the message already."""
     try:
         print_json({"error": text, "exit_code": exit_code})
     except OutputLostError as error:

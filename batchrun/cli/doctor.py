@@ -69,7 +69,7 @@ def command(config_file: str | None, timeout_s: float, as_json: bool, **flags: A
     Reports what is wrong and how to fix it. Exits with 0 if a run can start, else 1.
     """
     with exit_codes(as_json=as_json), interrupts():
-        # Neither input nor run directory are needed, but a run's settings name both.
+        # Neither input nor run directory is needed, but a run's settings name both.
         flags["output__dir"] = os.curdir
         environment = read_environment()
         settings, warnings = settings_of(["-"], config_file, flags, environment, None)
@@ -130,7 +130,7 @@ def _place(endpoint: Endpoint) -> str:
 def _report(
     settings: Settings, found: Sequence[tuple[Endpoint, list[Check]]], *, ok: bool
 ) -> dict[str, Any]:
-    """The report. Of one endpoint it is flat; several are listed under ``endpoints``."""
+    """The report. For one endpoint it is flat; several are listed under ``endpoints``."""
     told: list[dict[str, Any]] = [
         {
             "provider": endpoint.provider,

@@ -198,7 +198,7 @@ def _print(report: Report | Comparison, *, as_json: bool) -> None:
 
 
 def _comparable(models: Sequence[str], *, pilot: bool) -> None:
-    """Raises ``UsageError`` where several models cannot be compared."""
+    """Raises ``UsageError`` if several models cannot be compared."""
     if len(models) < 2:
         return
     if pilot:
@@ -210,7 +210,7 @@ def _comparable(models: Sequence[str], *, pilot: bool) -> None:
 
 
 def _detectable(difference: float | None, against: Sequence[str]) -> None:
-    """Raises ``UsageError`` where --against names directories that nothing is made of."""
+    """Raises ``UsageError`` if --against names directories that are not used."""
     if against and difference is None:
         message = "--against measures how many answers flip, for --detect D: give --detect D too"
         raise UsageError(message)
@@ -220,8 +220,8 @@ def _detectable(difference: float | None, against: Sequence[str]) -> None:
 
 
 def _sought(difference: float, against: Sequence[str], pilot: Piloted | None) -> Sought:
-    """The difference to be seen, with the rate of flips: of two runs, of a pilot and a run, or of
-    one run.
+    """The difference to detect, with the rate of flips: between two runs, a pilot and a run, or
+    within one run.
     """
     from batchrun.core.estimate.detection import Sought
     from batchrun.views.detection.flips import flip_rate
@@ -251,7 +251,7 @@ def _pilot(
     *,
     progress: bool,
 ) -> tuple[Piloted, int]:
-    """Send the sample, as a run of its own, and see what it tells; also the exit code."""
+    """Send the sample as a separate run; returns its results and the exit code."""
     from batchrun import assemble
     from batchrun.adapters.environment import open_files, sample_file
     from batchrun.builtin_simulators import standing_in
@@ -294,7 +294,7 @@ def _pilot(
 
 
 def of_sample(settings: Settings, path: Path) -> Settings:
-    """The settings of a run over the sample, whose rows are whole requests already."""
+    """The settings of a run over the sample, which consists of whole requests."""
     from batchrun.core.evaluation.definitions import Evaluation
     from batchrun.core.request.conversation import TURNS
 

@@ -136,7 +136,7 @@ def command(
                 forsake(1)  # what is left of it must not be written at the end
             raise
         except BrokenPipeError:
-            # Whoever read the lines has enough of them. Python would flush once more at the end.
+            # The reader of the lines stopped early. Python would flush once more at the end.
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return

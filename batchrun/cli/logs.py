@@ -1,7 +1,7 @@
 """``--log-level`` and ``--log-file``: what a run does, in lines with a time and a level.
 
-The package logs to the logger ``batchrun``; only here is it told where that goes. Without either
-flag it goes nowhere, and costs nothing.
+The package logs to the logger ``batchrun``; only this module decides where that goes. Without
+either flag it goes nowhere, and costs nothing.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 LEVELS = ("debug", "info", "warning", "error")
 AGAIN_S = 10.0
-"""An endpoint that keeps refusing is told of again after so long."""
+"""Interval for reporting again an endpoint that keeps refusing."""
 
 _LOG = logging.getLogger("batchrun")
 _SAID = {"said": True}
 _TEXTS = ("request.system", "request.prompt", "request.messages", "request.schema")
-"""Settings that hold texts of the user's, which no log repeats."""
+"""Settings with texts of the user, which are not logged."""
 
 
 class Log:
@@ -58,7 +58,7 @@ class Log:
         self._tell(text)
 
     def error(self, text: str) -> None:
-        """A message that is shown whatever was asked for."""
+        """A message that is always shown."""
         print_message(f"batchrun: {text}")
         if self._kept:
             _LOG.error("%s", text, extra=_SAID)

@@ -1,4 +1,4 @@
-"""Paths among arguments and options that are no settings."""
+"""Paths among arguments and options that are not settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making this process a lean one. Only for processes of our own: a library must not do it."""
+"""Makes this process lean. Only for our own processes: a library must not do it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard streams that cannot hold a run up: nobody may be there to read them.
+"""Standard streams that cannot block a run when nothing reads them.
 
 A pipe that nobody empties, and a terminal that was paused (Ctrl-S), block whoever writes to them. A
 run writes its messages in several threads, the event loop's among them, and at its end; one blocked
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 WAITING_BYTES_MAX = 2**20
-"""What waits for a reader at most; what comes then is dropped."""
+"""The most that waits for a reader; anything beyond is dropped."""
 PATIENCE_S = 2.0
 """At the end of a command, how long a reader may take nothing before the rest is dropped."""
 PIECE_BYTES = 4096
@@ -78,7 +78,7 @@ class Unblocked(io.TextIOBase):
         return len(text)
 
     def drain(self) -> None:
-        """Wait until everything is written, as long as somebody takes some of it."""
+        """Wait until everything is written, as long as the reader makes progress."""
         with self._state:
             taken, until_s = self._taken, time.monotonic() + PATIENCE_S
             while self._bytes and not self._gone and (left_s := until_s - time.monotonic()) > 0:
@@ -102,7 +102,7 @@ class Unblocked(io.TextIOBase):
                     return
 
     def _put(self, piece: bytes) -> bool:
-        """Write a piece, however long it takes. Returns whether there is anybody to read it."""
+        """Write a piece, however long it takes. Returns whether there is a reader."""
         while piece:
             try:
                 count = os.write(self._descriptor, piece)

@@ -1,4 +1,4 @@
-"""What to type after a run that a setting spoilt: what to change, a check, and the command."""
+"""Advice after a run that a wrong setting stopped: what to change, a check, and the command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def advice_on(
     environment: Mapping[str, str],
     arguments: list[str],
 ) -> Advice:
-    """The advice on the end of a run, whose ``summary`` is given; no lines where no setting is to
+    """The advice on the end of a run, whose ``summary`` is given; no lines if no setting is to
     blame. ``arguments`` are those of the run, as they may be shown.
     """
     from batchrun.core.verdict import next_steps
@@ -110,7 +110,7 @@ def _of_all_rows(summary: Mapping[str, Any]) -> Cause | None:
 
 
 def _looked_up(cause: Cause, settings: Settings, environment: Mapping[str, str]) -> Fix | None:
-    """The fix as far as the endpoint and its key tell."""
+    """The fix that the endpoint and its key suggest."""
     from batchrun.adapters.http import stop_causes
     from batchrun.core.verdict import next_steps
 

@@ -44,7 +44,7 @@ class Launching:
                 raise UsageError(message)
 
     def cluster(self) -> Cluster | None:
-        """The Ray cluster that is meant; None for this machine. Raises ``UsageError``."""
+        """The chosen Ray cluster; None for this machine. Raises ``UsageError``."""
         if self.engine is None:
             return None
         from batchrun.fleet import ray_cluster
@@ -64,8 +64,8 @@ def run_with_workers(
     progress: Callable[[], contextlib.AbstractContextManager[Observer]] | None,
     as_json: bool,
 ) -> int:
-    """Start the workers and wait for their end; returns the exit code of the whole. ``progress``
-    makes the display. Raises ``UsageError`` for what several processes cannot do together.
+    """Start the workers and wait for their end; returns the overall exit code. ``progress`` makes
+    the display. Raises ``UsageError`` for what several processes cannot do together.
     """
     from batchrun.fleet import launcher, worker
     from batchrun.rundir import inspect

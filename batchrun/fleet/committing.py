@@ -1,4 +1,4 @@
-"""Publishing as one of a fleet: parts count once their shard's claim says so."""
+"""Publishing as a worker of a fleet: parts count once their shard's claim records them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CommittingSealer(Sealer):
 
     async def publish(self, shard: int, *, complete: bool) -> None:
         """See ``ports.Publisher``. A shard with rows pending stays in its log, from which another
-        worker goes on.
+        worker continues.
         """
         if complete:
             await super().publish(shard, complete=True)

@@ -1,9 +1,9 @@
 """``batchrun run --workers N``: N processes on this machine, as one command.
 
-Each is ``batchrun run --shard I/N`` in a session of its own, so that a signal reaches it once: from
-here. One that is killed is started again. What they write to stderr is shown once, however many of
-them say it, and their progress is shown together. If this process dies, they stop in an orderly
-way: their standard input ends (``parent``).
+Each is ``batchrun run --shard I/N`` in a separate process session, so that a signal only reaches it
+from here, once. One that is killed is started again. A line that several of them write to stderr is
+shown once, and their progress is shown together. If this process dies, they stop in an orderly way,
+because their standard input ends (``parent``).
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ from batchrun.ports import Observer
 from batchrun.rundir.fleet.launches import Launches
 
 LOOK_S = 0.5
-"""How often the processes are looked at."""
+"""How often the processes are checked."""
 WORKERS_MAX = 1024
 RESTARTS_MAX = 3
-"""A worker that is killed is started again so often. One that dies of its rows, or for want of
-memory, would otherwise die for ever."""
+"""How often a worker that is killed is started again. Without a bound, one that is killed by its
+rows, or for lack of memory, would be restarted forever.
+"""
 _OWN_FLAGS = ("--json", "--no-progress")
-"""Flags that are this process's: what they are about is shown here."""
+"""Flags that only apply to this process, which shows the output."""
 _OWN_VALUES = ("--workers", "--engine", "--address", "--worker-cpus")
-"""Flags with a value that are this process's: how the workers are started."""
+"""Flags with a value that only apply to this process, which starts the workers."""
 QUIET = "--no-progress"
 _SAID_MAX = 10_000
-"""So many lines are remembered in order not to be shown twice."""
+"""How many lines are remembered, so that none is shown twice."""
 WHOLE = (0, 1, 3, 4)
-"""Exit codes of a run that came to an end."""
+"""Exit codes of a run that ended by itself."""
 
 
 def require(workers: int, *, shard: bool) -> None:
-    """Raise ``UsageError`` for a number of workers that cannot be."""
+    """Raise ``UsageError`` for an invalid number of workers."""
     if shard:
         message = "--workers and --shard exclude each other: --shard starts one process of several"
         raise UsageError(message)
@@ -64,10 +65,9 @@ def run_workers(
     observers: Sequence[Observer],
     say: Callable[[str], None],
 ) -> int:
-    """Start the processes, and return the exit code of the whole once all have ended. One that is
-    killed is started again, at most ``RESTARTS_MAX`` times; after that the others do its share.
-
-    ``arguments`` are those of this command, behind its name.
+    """Start the processes, and return the overall exit code once all have ended. One that is killed
+    is started again, at most ``RESTARTS_MAX`` times; after that the others do its share.
+    ``arguments`` are those of this command, after its name.
     """
     started_s = time.monotonic()
     progress = FleetProgress(launches)
@@ -76,7 +76,7 @@ def run_workers(
         children.start()
         while children.look():
             time.sleep(LOOK_S)
-            with contextlib.suppress(StorageError, DamagedError):  # folded at this moment
+            with contextlib.suppress(StorageError, DamagedError):  # it was just folded
                 snapshot = progress.look(time.monotonic() - started_s)
                 for observer in observers if snapshot is not None else ():
                     observer(snapshot)
@@ -99,13 +99,13 @@ class _Children:
             START: secrets.token_hex(8),
             parent.VARIABLE: "stdin",
         }
-        """One id for all of them: what is done once for a start, one of them does."""
+        """One id for all of them: one of them does what is done once per start."""
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._restarts: Counter[int] = Counter()
         self._told: set[int] = set()
-        """Process ids of those whose death was told."""
+        """Process ids of those whose death was reported."""
         self._signal: int | None = None
-        """The last one that was sent on to the workers."""
+        """The last signal that was sent on to the workers."""
 
     def start(self) -> None:
         """Start all of them."""
@@ -117,7 +117,7 @@ class _Children:
         own = ["--shard", f"{place}/{self._count}"]
         process = subprocess.Popen(  # noqa: S603 - this program
             [*_command(), *self._arguments, *own],
-            stdin=subprocess.PIPE,  # nothing comes; it ends if this process dies
+            stdin=subprocess.PIPE,  # always empty; it ends if this process dies
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=self._environment,
@@ -126,14 +126,14 @@ class _Children:
             start_new_session=True,
         )
         self._processes[place] = process
-        # The command that it names to go on is its own; the user's is this one's.
+        # The command to continue that it names is its own; this process shows the user's.
         shown = f"--workers {self._count}"
         self._relay.follow(process.stderr, " ".join([QUIET, *own]), shown)
-        if self._signal is not None:  # it came at this moment
+        if self._signal is not None:  # it has just arrived
             process.send_signal(self._signal)
 
     def look(self) -> bool:
-        """See to those that were killed; returns whether any process is at work."""
+        """Restart those that were killed; returns whether any process is at work."""
         for place, process in list(self._processes.items()):
             code = process.poll()
             if code is not None and code < 0 and process.pid not in self._told:
@@ -171,13 +171,13 @@ class _Children:
 
 
 def _let_go(process: subprocess.Popen[str]) -> None:
-    """Close this end of what a process that has ended would have read."""
+    """Close this end of the standard input of a process that has ended."""
     if process.stdin is not None:
         process.stdin.close()
 
 
 def _name(number: int) -> str:
-    """What a signal is called."""
+    """The name of a signal."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -185,12 +185,14 @@ def _name(number: int) -> str:
 
 
 def _command() -> list[str]:
-    """What starts this program again."""
+    """The command that starts this program again."""
     return [sys.executable, "-m", "batchrun"]
 
 
 def worker_arguments(arguments: Sequence[str]) -> list[str]:
-    """The arguments of a worker: those of the command, without what is this process's alone."""
+    """The arguments of a worker: those of the command, without flags that only apply to this
+    process.
+    """
     kept, skip = [], False
     for argument in arguments:
         if skip:
@@ -205,8 +207,8 @@ def worker_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def exit_code(codes: Sequence[int]) -> int:
-    """The exit code of the whole: that of the processes which saw its end. Where none did, that of
-    one that was stopped; a process that was killed counts as stopped by that signal.
+    """The overall exit code: that of the processes that saw the end of the run. If none did, that
+    of one that was stopped; a process that was killed counts as stopped by that signal.
     """
     shown = [code if code >= 0 else 128 - code for code in codes]
     ended = [code for code in shown if code in WHOLE]
@@ -229,7 +231,7 @@ def forwarding(send: Callable[[int], None]) -> Iterator[None]:
 
 
 class Relay:
-    """Shows what processes write, each line once."""
+    """Shows the output of processes, each line once."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -238,7 +240,7 @@ class Relay:
         self._threads: list[threading.Thread] = []
 
     def follow(self, stream: IO[str] | None, own: str, shown: str) -> None:
-        """Show what comes from a stream, until it ends; ``shown`` in the place of ``own``."""
+        """Show the lines of a stream until it ends, with ``own`` replaced by ``shown``."""
         assert stream is not None
         given = (stream, own, shown)
         thread = threading.Thread(target=self._read, args=given, name="relay", daemon=True)

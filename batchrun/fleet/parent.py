@@ -1,7 +1,8 @@
 """The command that started this process with ``--workers``: if it dies, this process stops too.
 
-Its end of this process's standard input closes then, whatever it died of and on every system. This
-process stops as if it had got SIGTERM itself: what is in flight may finish, and is kept.
+Its end of this process's standard input closes then, for every cause of death and on every system.
+This process stops as if it had received SIGTERM: requests in flight may finish, and their answers
+are kept.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import signal
 import threading
 
 VARIABLE = "_BATCHRUN_PARENT"
-"""The environment variable that tells a process so. Programs that it starts do not have it."""
+"""The environment variable that requests this. It is removed for programs that the process starts.
+"""
 
 
 def stop_without_it() -> None:
-    """Watch the parent from here on, if it asked for that."""
+    """Watch the parent from here on, if it requested that."""
     if os.environ.pop(VARIABLE, None) is not None:
         threading.Thread(target=_watch, name="parent", daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""The progress of a fleet as its launcher shows it: by the status files of its workers."""
+"""The progress of a fleet as its launcher shows it, from the status files of its workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchrun.views.fleet.together import together
 
 
 class FleetProgress:
-    """Looks at the fleet of a run directory, now and then."""
+    """Reads the progress of a run directory's fleet from time to time."""
 
     def __init__(self, launches: Launches) -> None:
         self._launches = launches

@@ -1,8 +1,8 @@
 """``batchrun run --engine ray --workers N``: N actors on a Ray cluster, as one command.
 
-Each actor runs the command with ``--shard I/N`` (``fleet/ray_worker.py``), so what the workers do
-and how they share the run is the fleet's (docs/adr/0055); Ray places them and says when one died.
-They belong to this process: if it is killed, Ray ends them, and the same command resumes.
+Each actor runs the command with ``--shard I/N`` (``fleet/ray_worker.py``), so the fleet defines
+what the workers do and how they share the run (docs/adr/0055); Ray places them and reports when one
+died. They belong to this process: if it is killed, Ray ends them, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from batchrun.rundir.fleet.launches import Launches
 WORKER_CPUS = 1.0
 """CPUs of the cluster that a worker reserves."""
 REPORTS_PER_S = 200
-"""What the switchboard takes from all workers together."""
+"""How many reports per second the switchboard takes from all workers together."""
 CONNECT_S = 10.0
-"""How long the address of a cluster may take to be reached."""
+"""How long connecting to the address of a cluster may take."""
 DEATHS_MAX = 3
-"""A worker that died so often is not started again, unless the run got on in the meantime."""
+"""A worker that died this often is not started again, unless the run made progress meanwhile."""
 KILLED = 137
-"""The exit code of a worker that died, as shells give it for SIGKILL."""
+"""The exit code of a worker that died: the one that shells use for SIGKILL."""
 WHY_MAX = 300
 """Characters of Ray's reason that are shown."""
 _NODES_OWN = frozenset(
@@ -52,7 +52,7 @@ _NODES_OWN = frozenset(
     "VIRTUAL_ENV XDG_RUNTIME_DIR".split()
 )
 _NODES_OWN_PREFIXES = ("RAY_", "PYTHON", "LD_", "LC_", "CUDA_", "CONDA_", "NVIDIA_")
-"""Variables that are about a machine or its Ray, and stay as they are there."""
+"""Variables that describe a machine or its Ray; workers keep their own values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,14 @@ class Cluster:
     """Where the workers run."""
 
     address: str | None = None
-    """Of the cluster; None is what Ray finds (RAY_ADDRESS, a cluster on this machine), or else a
-    new one on this machine."""
+    """The address of the cluster; None: the one that Ray finds (RAY_ADDRESS, a cluster on this
+    machine), or else a new one on this machine.
+    """
     worker_cpus: float = WORKER_CPUS
 
 
 def require(cluster: Cluster) -> None:
-    """Raise ``UsageError`` where a fleet cannot run on Ray."""
+    """Raise ``UsageError`` if a fleet cannot run on Ray."""
     if cluster.address is not None and cluster.address.startswith("ray://"):
         message = (
             f"--address {cluster.address} is a Ray Client address, which is not supported: run the "
@@ -99,13 +100,12 @@ def run_on_ray(
     observers: Sequence[Observer],
     say: Callable[[str], None],
 ) -> int:
-    """Start the actors, and return the exit code of the whole once all have ended.
-
-    ``arguments`` are those of this command, behind its name; ``folder`` is the run directory.
-    Raises ``UsageError`` where there is no cluster.
+    """Start the actors, and return the overall exit code once all have ended. ``arguments`` are
+    those of this command, after its name; ``folder`` is the run directory. Raises ``UsageError`` if
+    there is no cluster.
     """
     given = arguments_of(arguments)
-    # Ray prints what it has to say on stdout, which is for the summary alone.
+    # Ray prints its messages on stdout, which is reserved for the summary.
     with (
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -127,8 +127,8 @@ def run_on_ray(
 
 
 def shipped(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that workers have from the command: keys, proxies and the like, and none that
-    is about a machine.
+    """The variables that workers get from the command: keys, proxies and the like, but none that
+    describe a machine.
     """
     return {
         name: value
@@ -139,9 +139,9 @@ def shipped(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _connected(cluster: Cluster) -> Iterator[None]:
-    """Be connected to the cluster, or to a new one on this machine."""
+    """A connection to the cluster, or to a new one on this machine, until the block is left."""
     ray = _ray()
-    # A cluster that is started here reports to nobody.
+    # A cluster that is started here sends no usage reports.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in heeded()}
     _require_listening(cluster.address or os.environ.get("RAY_ADDRESS") or "")
@@ -158,7 +158,7 @@ def _connected(cluster: Cluster) -> Iterator[None]:
         where = cluster.address or os.environ.get("RAY_ADDRESS") or "this machine"
         message = f"cannot use the Ray cluster at {where}: {_short(str(error))}"
         raise UsageError(message) from None
-    for number, handler in handlers.items():  # Ray puts its own in their place
+    for number, handler in handlers.items():  # Ray replaces them with its own
         signal.signal(number, handler)
     try:
         yield
@@ -182,8 +182,8 @@ def _require_listening(address: str) -> None:
 
 @contextlib.contextmanager
 def _marked(folder: str) -> Iterator[str]:
-    """A file next to the run directory, by which a worker knows that it sees the same disk: two
-    nodes that each have a folder of that name would each do the whole run.
+    """A file next to the run directory that shows a worker that it sees the same disk: two nodes
+    that each have a folder of that name would each do the whole run.
     """
     path = local_path(folder)
     if path is None:  # an object store is the same everywhere
@@ -229,7 +229,7 @@ class _Actors:
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
-        # Without CPUs, so that it fits wherever a command can be typed.
+        # It reserves no CPU, so that it fits on the node of the command.
         self._switchboard = (
             ray.remote(Switchboard)
             .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
@@ -237,11 +237,11 @@ class _Actors:
         )
 
     def signal(self, number: int) -> None:
-        """Send a signal to every worker, at the next look."""
+        """Send a signal to every worker, with its next report."""
         self._signals.append(number)
 
     def wait(self) -> int:
-        """Wait for the end of all workers; returns the exit code of the whole."""
+        """Wait for the end of all workers; returns the overall exit code."""
         if "--quiet" not in self._call.arguments:
             self._say_where()
         self._say_what_fits()
@@ -265,7 +265,7 @@ class _Actors:
         self._relay.show(f"starting {workers} on the Ray cluster at {where}")
 
     def _say_what_fits(self) -> None:
-        """Say so where the cluster has no room for all workers. Those that wait are no harm: the
+        """Tell the user if the cluster has no room for all workers. Waiting workers do no harm: the
         others do their shards.
         """
         each, workers = self._cluster.worker_cpus, self._call.workers
@@ -282,7 +282,7 @@ class _Actors:
         options = {"num_cpus": self._cluster.worker_cpus, "scheduling_strategy": "SPREAD"}
         actor = self._ray.remote(RayWorker).options(**options).remote(index, self._switchboard)
         self._actors[index] = actor
-        # An argument of a call is in memory only; one of an actor's making may be stored.
+        # Arguments of a call are in memory only; those of an actor's creation may be stored.
         self._running[actor.run.remote(self._call)] = index
 
     def _exchange(self) -> None:
@@ -293,7 +293,7 @@ class _Actors:
             self._relay.show(self._in_one(line))
 
     def _in_one(self, line: str) -> str:
-        """A line of a worker with the flags of this command in place of the worker's own."""
+        """A worker's line, with the flags of this command instead of the worker's own."""
         shown = f"--engine ray --workers {self._call.workers}"
         if self._cluster.address is not None:
             shown += f" --address {self._cluster.address}"
@@ -319,15 +319,15 @@ class _Actors:
             if code is None:
                 return
         actor = self._actors.pop(index, None)
-        if actor is not None:  # all it did is durable, and its CPU is free at once
+        if actor is not None:  # its work is durable, and its CPU is free at once
             self._ray.kill(actor)
         self._codes.append(code)
 
     def _died(self, index: int, error: Exception) -> int | None:
-        """An actor's process is gone: it is started again, as a new worker. Returns an exit code
-        where it is not.
+        """An actor's process is gone: start it again, as a new worker. Returns an exit code if it
+        is not started again.
         """
-        self._ray.kill(self._actors.pop(index))  # it may only be out of reach
+        self._ray.kill(self._actors.pop(index))  # it may be alive but out of reach
         self._look()
         if self._done > self._done_at_death[index]:
             self._deaths[index] = 0
@@ -345,9 +345,7 @@ class _Actors:
         return None
 
     def _give_up_waiting(self) -> None:
-        """Workers that never got a CPU have nothing left to do once the whole run is done, or
-        stopped.
-        """
+        """Stop waiting for workers that never got a CPU once the whole run is done, or stopped."""
         if not self._signals and not any(code in WHOLE for code in self._codes):
             return
         for ref, index in [*self._running.items()]:
@@ -367,6 +365,6 @@ class _Actors:
 
 
 def _short(text: str) -> str:
-    """The last line of a text of Ray's, which names the cause."""
+    """The last line of an error text from Ray, which names the cause."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:WHY_MAX] if lines else "reason unknown"

@@ -1,9 +1,9 @@
-"""What runs on a Ray cluster for ``batchrun run --engine ray``: the workers and their switchboard.
+"""The actors on a Ray cluster for ``batchrun run --engine ray``: the workers and their switchboard.
 
 A worker is ``batchrun run --shard I/N`` in the main thread of an actor's process, where signals
-arrive. Ray runs no other call of an actor in the meantime, so nobody can call a worker: a thread of
-it reports to the switchboard, an actor near the command, and learns there which signals the command
-got.
+arrive. Ray runs no other call of an actor meanwhile, so a worker cannot be called. Instead, one of
+its threads reports to the switchboard, an actor near the command, and learns there which signals
+the command got.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from batchrun import __version__
 STOPPED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that a worker may be sent. Ray blocks some of them in its processes."""
 LINES_MAX = 10_000
-"""Lines that wait to be fetched from the switchboard; the oldest go first."""
+"""How many lines may wait in the switchboard; beyond that, the oldest are dropped."""
 USAGE = 2
-"""The exit code of a command that cannot be run where it is."""
+"""The exit code of a command that cannot run on its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class Call:
     """The command that every worker of a fleet runs."""
 
     arguments: tuple[str, ...]
-    """Those of ``batchrun``, the place in the fleet left out."""
+    """The arguments of ``batchrun``, without the place in the fleet."""
     workers: int
     folder: str
     """The working directory."""
     marker: str
-    """A file that the command made next to the run directory; empty where there is no disk."""
+    """A file that the command made next to the run directory; empty if that is not on a disk."""
     environment: Mapping[str, str]
     version: str
     """The command's version of batchrun."""
@@ -64,7 +64,7 @@ class Switchboard:
         return self._signals
 
     def exchange(self, signals: Sequence[int]) -> tuple[list[str], dict[int, int]]:
-        """The command got these signals so far; returns what workers wrote since the last call,
+        """The command got these signals so far; returns the output of workers since the last call,
         and the process id of each worker that began.
         """
         self._signals = tuple(signals)
@@ -110,7 +110,7 @@ class RayWorker:
         while not self._ended.wait(pause_s):
             signals = self._report()
             for number in signals[self._carried_out :]:
-                # To the main thread, so that a pause of it ends too.
+                # Send it to the main thread, so that its pauses end too.
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
             self._carried_out = max(self._carried_out, len(signals))
 
@@ -156,7 +156,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _signals_arrive() -> Iterator[None]:
-    """Let the signals that stop a command reach it, as in a process that a shell started."""
+    """Unblock the signals that stop a command, as in a process that a shell started."""
     mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPED)
     before = {number: signal.signal(number, signal.SIG_DFL) for number in STOPPED}
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -177,15 +177,15 @@ class _Lines(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of all that can be shown."""
+        """UTF-8, which can encode every line."""
         return "utf-8"
 
     def writable(self) -> bool:
-        """It is only written."""
+        """True: it can be written to."""
         return True
 
     def write(self, text: str) -> int:
-        """Keep text."""
+        """Keep a piece of text."""
         with self._turn:
             self._text += text
         return len(text)

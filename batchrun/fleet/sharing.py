@@ -1,8 +1,8 @@
-"""Keeps this process to its share of the limits that a fleet has together.
+"""Keeps this process within its share of the limits of a fleet.
 
-What the share is, the book says (``core/fleet/quota.py``). This renews the process's lease on it
-and moves the gates: down before the book is written, up after that. Where the store cannot be
-asked, the gates fall to the safe share once the lease is over, and close after that.
+The share is recorded in a book (``core/fleet/quota.py``). This module renews the process's lease on
+it and adjusts the gates: down before the book is written, up after that. If the store cannot be
+reached, the gates fall to the safe share once the lease has expired, and close after that.
 
 Budgets are shared in the same book, by marks that do not expire (``core/fleet/accounts.py``).
 """
@@ -29,25 +29,29 @@ if TYPE_CHECKING:
     from batchrun.ports import ClaimStore, Clock
 
 LOOK_S = 0.25
-"""How often it looks whether a limit holds requests back."""
+"""How often it checks whether a limit holds requests back."""
 LISTED_S = 10.0
-"""A number of the latest book that is older than this is not trusted: the folder is listed."""
+"""If the number of the latest book was read longer ago than this, the folder is listed again."""
 KEPT_S = 60.0
-"""A book that this process wrote is removed when it is older. So a process that read the number of
-a book less than ``LISTED_S`` ago never takes one that was removed for one that is not there yet."""
+"""The age at which this process removes a book that it wrote. So a process that read the number of
+a book less than ``LISTED_S`` ago never mistakes a removed book for one that does not exist yet.
+"""
 EARLY_S = 1.0
-"""A share is given up so much before the others may take it: some stores tell their time in whole
-seconds."""
+"""How long before the others may take it a share is given up: some stores report their time in
+whole seconds.
+"""
 TRIES = 20
 RAISED_MIN = 1.02
-"""A rate is raised if it grows by more than this, since a new rate begins with a full bucket."""
+"""A rate is only raised if it grows by more than this factor, since a new rate begins with a full
+bucket.
+"""
 WANTS_LESS = 0.7
-"""A worker that a limit does not hold back wants so much of what it holds."""
+"""A worker that a limit does not hold back wants this fraction of its share."""
 ADMITTED = 0.5
-"""What it holds of a whole limit of which its part is none, while requests are still in flight."""
+"""What counts as held of a limit without a share, while requests are still in flight."""
 ASKED_S, WAITING_S = 0.1, 0.5
-"""A budget that needs more is asked for it so often at most; where there is no more at the moment,
-or another worker waits for some, this often.
+"""The shortest interval between requests for more budget; and the interval if there is no more at
+the moment, or another worker waits for some.
 """
 _sessions = itertools.count(1)
 
@@ -65,46 +69,46 @@ class Limited(Protocol):
 
     @property
     def bound_by(self) -> str | None:
-        """Which limit holds requests back right now."""
+        """The limit that holds requests back right now."""
         ...
 
     def confine(self, kind: str, most: float, *, admitted: bool = False) -> None:
-        """Keep one of its limits at or below ``most`` from now on; at 0 nothing is sent, but for
-        requests that are in flight already, or about to be, if those are ``admitted``. An infinite
-        limit is none.
+        """Keep one of its limits at or below ``most`` from now on. At 0, nothing is sent except
+        requests that are in flight already or, if ``admitted``, about to be sent. Infinity means no
+        limit.
         """
         ...
 
     def fix_window(self) -> None:
-        """Its concurrency is given from now on, and no climb looks for another."""
+        """Fix its concurrency from now on; no climb searches for another."""
         ...
 
     @property
     def pace(self) -> float | None:
-        """Requests a second that its refusals came to."""
+        """The requests per second that its refusals imply."""
         ...
 
     def level(self, pace: float) -> None:
-        """Other processes found this pace."""
+        """Take over a pace that other processes found."""
         ...
 
     window_found: int | None
-    """The window that its climb would have; None where the concurrency is given."""
+    """The window that its climb wants; None if the concurrency is fixed."""
 
     def climb_together(self) -> None:
-        """Its window moves by ``adopt`` alone from now on."""
+        """From now on only ``adopt`` moves its window."""
         ...
 
     def adopt(self, window: int, *, leads: bool) -> None:
-        """Have so many requests in flight; ``leads``: and find the next window for all."""
+        """Set the window; with ``leads``, also find the next window for all processes."""
         ...
 
 
 class Capped(Protocol):
-    """A budget of which this process may spend what is granted to it."""
+    """A budget of which this process may spend the amount granted to it."""
 
     def share(self, ask: Callable[[], None]) -> None:
-        """Nothing is granted so far; ``ask`` is called whenever more is needed."""
+        """Begin with nothing granted; ``ask`` is called whenever more is needed."""
         ...
 
     def need(self) -> Need:
@@ -120,12 +124,12 @@ class Capped(Protocol):
         ...
 
     def end(self, whole: Charge) -> None:
-        """There is no more, nor will there be; so much is charged to all processes together."""
+        """Called when the budget is used up for good; ``whole`` is the charge of all processes."""
         ...
 
 
 class Sharing:
-    """One process's part in the sharing. ``gates`` are its endpoints by name."""
+    """One process's part in the sharing. ``gates`` are its endpoints, by name."""
 
     def __init__(
         self,
@@ -142,11 +146,11 @@ class Sharing:
         follow: Callable[[Control], None] = lambda _: None,
         fence: Callable[[], StorageError | None] = lambda: None,
     ) -> None:
-        """``real_s`` tells seconds that go on while the machine sleeps, if not the clock; ``ask``
-        runs what blocks. Of the ``budgets``, ``charged`` was spent before the fleet began;
-        ``follow`` does what else a change by ``batchrun ctl`` asks for. ``fence`` tells
-        what to raise where the others went on without this process. The limits are closed until
-        the first renewal.
+        """``real_s`` returns seconds that include the machine's sleep (by default the clock's);
+        ``ask`` runs blocking calls. Of the ``budgets``, ``charged`` was spent before the fleet
+        began; ``follow`` carries out the other changes by ``batchrun ctl``. ``fence`` returns what
+        to raise if the others continued without this process. The limits are closed until the first
+        renewal.
         """
         self._store = store
         self._worker = worker
@@ -158,13 +162,13 @@ class Sharing:
         self._follow = follow
         self._fence = fence
         self._under = 0
-        """The latest change that is made here."""
+        """The latest change that was made here."""
         self._number = 0
         self._book = Book()
         self._numbered_s = -math.inf
         self._written: list[tuple[int, float]] = []
         self._held: dict[str, float] = {limit.name: 0.0 for limit in limits}
-        """What the gates are kept to."""
+        """The limits in force at the gates."""
         self._safe: dict[str, float] = dict(self._held)
         self._granted: dict[str, float] = dict(self._held)
         self._renewed_s = -math.inf
@@ -173,7 +177,7 @@ class Sharing:
         self._in_force: dict[str, int] = {}
         """By endpoint, the window that this process has."""
         self._moves: dict[str, tuple[int, float]] = {}
-        """By endpoint, the window that all are about to have, and when this process has it."""
+        """By endpoint, the window that all are about to adopt, and when this process does."""
         self._account = f"{worker}/{next(_sessions)}"
         self._budgets = budgets or {}
         self._charged = charged or {}
@@ -189,9 +193,9 @@ class Sharing:
 
     @contextlib.asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
-        """Renew the lease for as long as this lasts, and give everything back at its end. Where
-        the book is damaged, or the others went on without this process, what goes on meanwhile is
-        cancelled. Raises ``DamagedError`` or ``StorageError``.
+        """Renew the lease until the block is left, and then give everything back. If the book is
+        damaged, or the others continued without this process, the block is cancelled. Raises
+        ``DamagedError`` or ``StorageError``.
         """
         keeping = asyncio.create_task(self.keep(), name="shared limits")
         within, entered = asyncio.current_task(), True
@@ -209,16 +213,16 @@ class Sharing:
                 await keeping
             raise
         finally:
-            entered = False  # a callback that is due already must not interrupt what follows
+            entered = False  # a pending callback must not interrupt what follows
             keeping.remove_done_callback(look)
             await cancelled((keeping,))
             with contextlib.suppress(StorageError, DamagedError):
                 await self.leave()
 
     async def keep(self) -> None:
-        """Renew the lease for as long as this task is not cancelled. Raises ``StorageError`` where
-        the others went on without this process: it would get no share any more, and so would have
-        nothing in flight whose answer could tell.
+        """Renew the lease until this task is cancelled. Raises ``StorageError`` if the others
+        continued without this process: it would get no share any more, and so would send nothing
+        whose answer could reveal it.
         """
         while True:
             if not await self.renew():
@@ -232,9 +236,9 @@ class Sharing:
                     due_s = min(due_s, began_s + ASKED_S)
 
     async def _require_part(self) -> None:
-        """Raise ``StorageError`` where the others went on without this process."""
+        """Raise ``StorageError`` if the others continued without this process."""
         left_out = None
-        with contextlib.suppress(StorageError):  # the store cannot be asked: it may be later
+        with contextlib.suppress(StorageError):  # the store cannot be reached now; it may be later
             left_out = await self._asked(self._fence)
         if left_out is not None:
             raise left_out
@@ -270,8 +274,8 @@ class Sharing:
             self._lower(dict.fromkeys(self._held, 0.0) if over else self._safe)
 
     async def renew(self) -> bool:
-        """Renew the lease once; False where the store could not be asked, or others were always
-        faster: then what the latest lease allows still holds.
+        """Renew the lease once; False if the store could not be reached, or others were faster
+        every time: then the latest lease stays in force.
         """
         try:
             for _ in range(TRIES):
@@ -317,7 +321,7 @@ class Sharing:
         if not await self._write(book, now_s):
             return False
         if self._now_s() - asked_s > quota.LEASE_S - EARLY_S:
-            return False  # this process slept, and the lease is over by now
+            return False  # this process slept, and the lease has expired
         self._renewed_s = asked_s
         self._granted, self._safe = dict(mine.holds), dict(mine.safe)
         self._raise(mine.parts)
@@ -328,7 +332,7 @@ class Sharing:
     # Budgets
 
     def _living(self, now_s: float) -> set[str]:
-        """The accounts of other workers that may still give something back."""
+        """Accounts of other workers that may still give something back."""
         living = self._book.living(now_s)
         return {
             name
@@ -338,8 +342,8 @@ class Sharing:
         }
 
     def _accounts(self, name: str) -> Accounts:
-        """Those of a budget. An account of this process that is not this session's was left open
-        because the store could not be asked.
+        """The accounts of a budget. An account of this process from another session was left open
+        because the store could not be reached.
         """
         accounts = self._book.accounts.get(name) or Accounts(self._charged[name])
         for other in accounts.open:
@@ -357,8 +361,8 @@ class Sharing:
     # Changes by ``batchrun ctl``
 
     def _change(self, control: Control) -> None:
-        """Make a change that was asked of the whole fleet. A limit that is new here binds nobody
-        until the renewal that follows.
+        """Make a change that was requested for the whole fleet. A limit that is new here takes
+        effect with the next renewal.
         """
         self._under = control.number
         self._follow(control)
@@ -377,10 +381,10 @@ class Sharing:
             if controls.fixes_concurrency(control, endpoint):
                 gate.fix_window()
 
-    # What a server takes, and does not tell
+    # What a server can take, if it does not report it
 
     def _windows_found(self, now_s: float) -> dict[str, int]:
-        """Those of this process, if it leads; else those that it has, for when it will."""
+        """What this process found, if it leads; else what it has, for when it will lead."""
         if self._book.leader(now_s) not in (None, self._worker):
             return dict(self._in_force)
         found = {name: gate.window_found for name, gate in self._gates.items()}
@@ -399,7 +403,7 @@ class Sharing:
             if not self._leads or not leads:
                 self._adopt(endpoint, window)
             elif window != self._in_force.get(endpoint) and endpoint not in self._moves:
-                # The others have it when they have renewed, the slowest after two renewals.
+                # The others have it once they have renewed, the slowest after two renewals.
                 wait_s = 2 * quota.renewal_s(len(book.holdings))
                 self._moves[endpoint] = (window, self._now_s() + wait_s)
 
@@ -411,14 +415,14 @@ class Sharing:
             self._gates[endpoint].adopt(window, leads=self._leads)
 
     def _wanted(self, limit: Limit) -> float:
-        """What it could use of a limit."""
+        """How much of a limit this process could use."""
         held = self._granted[limit.name]
         if limit.name in self._bound or not held:
             return math.inf
         return max(WANTS_LESS * held, self._in_use().get(limit.name, 0.0))
 
     def _in_use(self) -> dict[str, float]:
-        """Requests in flight, of what it holds: they cannot be taken back."""
+        """The share held by requests in flight, which cannot be taken back."""
         return {
             limit.name: min(self._gates[limit.endpoint].in_flight, self._granted[limit.name])
             for limit in self._limits
@@ -428,8 +432,8 @@ class Sharing:
     # The gates
 
     def _lower(self, holds: Mapping[str, float], in_use: Mapping[str, float] = {}) -> None:
-        """Reduce its own use. What is ``in_use`` it holds all the same: these requests may wait for
-        their turn with a permit, and would hold it for ever if they were not sent.
+        """Reduce its own use, but not below ``in_use``: these requests may wait for their turn with
+        a permit, and would hold it forever if they were not sent.
         """
         for limit in self._limits:
             most, admitted = holds[limit.name], in_use.get(limit.name, 0.0) > 0
@@ -449,8 +453,8 @@ class Sharing:
     # The books
 
     async def _latest(self) -> tuple[float, list[Control]]:
-        """Read the latest book; returns the store's time from before that, and the changes that are
-        not made here yet.
+        """Read the latest book; returns the store's time from before that, and the changes not made
+        here yet.
         """
         store, under = self._store, self._under
 
@@ -460,7 +464,8 @@ class Sharing:
             if self._now_s() - self._numbered_s > LISTED_S:
                 number = max(map(quota.number_of, store.names(quota.FOLDER)), default=0)
                 found = store.read(quota.record_name(number)) if number else None
-            # There are no gaps, so it is found in few steps however many others renewed meanwhile.
+            # Numbers have no gaps, so it is found in few steps however many others renewed
+            # meanwhile.
             step, growing = 1, True
             while step:
                 newer = store.read(quota.record_name(number + step))
@@ -478,7 +483,7 @@ class Sharing:
         return now_s, changes
 
     async def _write(self, book: Book, now_s: float) -> bool:
-        """Write the next book; False where another process was faster."""
+        """Write the next book; False if another process was faster."""
         number, content = self._number + 1, book.as_bytes()
 
         def write() -> bool:
@@ -508,9 +513,7 @@ class Sharing:
                 return
 
     async def _asked(self, question: Callable[[], T]) -> T:
-        """Ask the store. Meanwhile the lease may end: where the store is slow, that is noticed all
-        the same.
-        """
+        """Call the store, and watch the lease meanwhile, which may expire if the store is slow."""
         asking = asyncio.ensure_future(self._ask(question))
         try:
             while not asking.done():

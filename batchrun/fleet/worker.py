@@ -1,7 +1,7 @@
 """``batchrun run --shard I/N``: one of several processes that do one run together.
 
-The first process launches the fleet, each works on shards that it claims, and whoever takes the
-run directory's lock at the end folds it and sums up (docs/adr/0055).
+The first process launches the fleet, each works on shards that it claims, and the process that
+takes the run directory's lock at the end folds the fleet and writes the summary (docs/adr/0055).
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ from batchrun.rundir.fleet.workers import Worker, living
 from batchrun.rundir.lock import Held
 from batchrun.session import Result, Session
 
-if TYPE_CHECKING:  # loaded by runs that have judges alone
+if TYPE_CHECKING:  # loaded only by runs with judges
     from batchrun.rundir.judges.prepare import JudgeRun
 
 _LOG = logging.getLogger("batchrun.run")
 POLL_S, POLL_GROWTH = 0.5, 1.5
-"""Pauses between two looks at the run directory, while others hold its lock or the last shards:
+"""Pauses between two checks of the run directory, while others hold its lock or the last shards:
 each is longer than the one before, up to the time between two renewals of a lease.
 """
 LOCKED_S = 60.0
-"""A directory whose lock is held for longer by somebody who launches no fleet, and puts none
-together, is in use.
+"""A directory is in use if its lock is held for longer than this by a process that neither launches
+nor folds a fleet.
 """
 NOTHING_LEFT = Stop("no_wait", "nothing left to claim", exit_code=0)
-"""How a process ends that does not wait for the others (``--no-wait``)."""
+"""The status of a process that does not wait for the others (``--no-wait``)."""
 
 
 def run(
@@ -94,11 +94,11 @@ def run(
     waits: bool = True,
 ) -> Result:
     """Work as process ``place`` of a fleet until the whole run is done, or this process is stopped.
-    One that does not wait ends once nothing is left that it could claim.
+    One that does not wait ends once there is nothing left to claim.
 
-    Returns how the whole ended; of a process that was stopped while others go on, or did not wait
-    for them, how far it came (without a summary where it had nothing to do). Raises as
-    ``assemble.run`` does, and ``StorageError`` where this process was thought dead.
+    Returns how the run ended; for a process that was stopped while others continue, or did not wait
+    for them, how far it came (without a summary if it had nothing to do). Raises as
+    ``assemble.run`` does, and ``StorageError`` if this process was thought dead.
     """
     require(settings, changes)
     started_s = machinery.monotonic_s() if started_s is None else started_s
@@ -119,7 +119,7 @@ def run(
 
 
 def require(settings: Settings, changes: Changes) -> None:
-    """Raise ``UsageError`` for what several processes cannot do together."""
+    """Raise ``UsageError`` for settings that several processes cannot share."""
     pipe = next((path for path in settings.files if pipes.passes(path)), None)
     default = str(PurePath(settings.dir, "checkpoint"))
     refused = (
@@ -153,11 +153,11 @@ def launches_of(settings: Settings) -> Launches:
 
 
 class _AlreadyDoneError(Exception):
-    """What this process was started for was done before."""
+    """The operation that this process was started for is already done."""
 
 
 class _Pauses:
-    """Pauses that get longer, so that many processes which wait are no load for the disk."""
+    """Pauses that get longer, so that many waiting processes put no load on the disk."""
 
     def __init__(self) -> None:
         self._next_s = POLL_S
@@ -169,7 +169,7 @@ class _Pauses:
 
 
 def _changes(worker: Worker, seen: int) -> list[Control]:
-    """What was asked of the fleet since. Raises ``DamagedError`` for a record that is none."""
+    """The changes requested of the fleet since. Raises ``DamagedError`` for an invalid record."""
     try:
         return controls.read_after(worker.store, seen)
     except ValueError as error:
@@ -196,7 +196,7 @@ class _Process:
         self._operation = operation
         self._judges = judges
         self._took_part = False
-        """Whether this process was one of a fleet already, or tried to join one."""
+        """Whether this process has been part of a fleet, or has tried to join one."""
         self._resends = False
         """Whether the fleet sends rows again because their request changed."""
         self._waits = waits
@@ -227,7 +227,7 @@ class _Process:
                 with naming_records(worker.launch):
                     stop = self._work(worker)
                 whole = worker.claimant.all_published
-            except KeyboardInterrupt as error:  # while it waited for the others
+            except KeyboardInterrupt as error:  # it came while waiting for the others
                 worker.leave()
                 return self._interrupted(error)
             finally:
@@ -236,12 +236,12 @@ class _Process:
                 return self._left_to_others(stop)
             if whole or stop is not None:
                 return self._finished(stop)
-            # The fleet was folded with rows left, by one that was stopped and saw no other.
+            # The fleet was folded with rows left, by a process that was stopped and saw no other.
 
     # The beginning
 
     def _enlisted(self) -> Worker | Result:
-        """This process as a worker; the result of a run that has nothing left to do."""
+        """This process as a worker, or the result of a run that has nothing left to do."""
         until_s, told, pauses = time.monotonic() + LOCKED_S, False, _Pauses()
         while True:
             launch = self._launches.current()
@@ -266,19 +266,19 @@ class _Process:
                 pauses.sleep()
 
     def _may_join(self, launch: Launch) -> bool:
-        """Whether a launch does, or did, what this process was started for."""
+        """Whether a launch is for the operation that this process was started for."""
         mine = self._operation
         if mine is None or mine.id == launch.operation:
             return True
         return is_done(mine, launch.done, self._place.index, took_part=self._took_part)
 
     def _settle(self, folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
-        """See to a fleet that worked here, while this process holds the directory's lock."""
+        """Fold a fleet that worked here, while this process holds the directory's lock."""
         folding.settle(folder, checkpoint, say)
         self._require_undone(checkpoint)
 
     def _take_shared(self, shared: SharedDirectory) -> Held:
-        """The same for a directory in an object store, whose lock this takes."""
+        """Fold a fleet in an object store, after taking the directory's lock there."""
         lock = folding.take_shared(shared)
         try:
             self._require_undone(shared.checkpoint)
@@ -294,8 +294,8 @@ class _Process:
             raise _AlreadyDoneError
 
     def _joined(self, launch: Launch) -> Worker | None:
-        """A worker of this launch; None if it was folded meanwhile."""
-        # Folding may count it among those who took part already: then it must not do it all again.
+        """This process as a worker of a launch; None if it was folded meanwhile."""
+        # Folding may already count it as one that took part: then it must not do everything again.
         self._took_part = True
         try:
             worker = Worker(launch, self._launches.plan(launch), self._place)
@@ -309,8 +309,8 @@ class _Process:
         return worker
 
     def _launched(self) -> Worker | Result:
-        """Open the run directory as any run does, and launch a fleet on it. What was done before,
-        for another process of the same start, is not done again.
+        """Open the run directory as any run does, and launch a fleet on it, unless another process
+        of the same start has done so before.
         """
         self._launches.prepare()
         operation = self._operation
@@ -333,7 +333,7 @@ class _Process:
             over = opened.is_finished or (opened.is_complete and not opened.touched)
             if not over or changes != Changes():
                 return self._launched_on(session, changes)
-        # A fleet did everything and was folded, but nobody has summed the run up since.
+        # A fleet did everything and was folded, but the summary was not written since.
         return self._summed_up(None)
 
     def _launched_on(self, session: Session, changes: Changes) -> Worker:
@@ -347,7 +347,7 @@ class _Process:
         launch = self._launches.begin(opened, self._settings, purpose)
         self._resends = changes.resend_changed
         worker = Worker(launch, self._launches.plan(launch), self._place)
-        # Only now, so that the launch is never without somebody who lives.
+        # Only now, so that the launch always has a live process.
         self._launches.announce(launch, LIVE)
         _LOG.info("launched a fleet on %s; this process is %s", self._shown, worker.name)
         self._say(f"{self._shown} is ready for {self._place.count:,} processes")
@@ -385,7 +385,7 @@ class _Process:
     # The work
 
     def _work(self, worker: Worker) -> Stop | None:
-        """Work on claimed shards until all are published; returns how this process was stopped."""
+        """Work on claimed shards until all are published; returns what stopped this process."""
         build, parts_of = body.builder(self._shared), self._machinery.parts
         try:
             opened = join(
@@ -397,15 +397,15 @@ class _Process:
             finally:
                 opened.close()
         except (StorageError, OSError) as error:
-            if worker.is_superfluous:  # its folder may have gone while it was opened
+            if worker.is_superfluous:  # its folder may have been removed while it was opened
                 return None
             if worker.is_fenced:
                 raise worker.taken_over() from error
             raise
 
     def _passes(self, worker: Worker, opened: WorkerDirectory) -> Stop | None:
-        """Run the engine over what can be claimed, again whenever there is something more. Returns
-        what stopped it before all shards were published.
+        """Run the engine over the shards that can be claimed, again whenever there are more.
+        Returns what stopped it before all shards were published.
         """
         settings = self._shared.recorded_by(worker.plan.values["settings"])
         accesses = self._machinery.accesses(settings.endpoints, self._environment)
@@ -455,11 +455,11 @@ class _Process:
 
     @contextlib.contextmanager
     def _answers(self, opened: WorkerDirectory) -> Iterator[tuple[Answers | None, Lengths | None]]:
-        """What earlier runs know of the rows, by the indexes that the launching process made, or
+        """The answers and lengths from earlier runs, by the indexes of the launching process, or
         its own.
         """
         settings = self._settings
-        # Machines that share a store have nothing in common that is on a disk.
+        # Machines that share a store have no disk in common.
         checkpoint = None if is_remote(settings.dir) else Path(settings.checkpoint)
         with contextlib.ExitStack() as stack:
             answers = None
@@ -472,8 +472,8 @@ class _Process:
             yield answers, stack.enter_context(lengths)
 
     def _publish_cut(self, worker: Worker, opened: WorkerDirectory) -> None:
-        """Publish the shard that a limit cuts, if this worker has it: its rows below are done, and
-        no more of them are read.
+        """Publish the shard that a limit cuts through, if this worker has it: its rows below the
+        limit are done, and no more are read.
         """
         last = len(worker.plan.starts) - 1
         if worker.plan.limit is not None and last in worker.claimant.held:
@@ -489,8 +489,8 @@ class _Process:
         steered: Controls,
         say: Callable[[str], None],
     ) -> AbstractAsyncContextManager[None]:
-        """What keeps this process to its share of the limits and the budgets, and does what is
-        asked of all.
+        """Keeps this process within its share of the limits and budgets, and makes the changes
+        requested of all.
         """
         caps = {} if spending is None else {"cost": spending.cost, "tokens": spending.tokens}
 
@@ -516,13 +516,13 @@ class _Process:
     # The end
 
     def _summed_up(self, stop: Stop | None) -> Result:
-        """Fold the fleet, if nobody did, and sum up the run. Raises ``RunLockedError`` while others
-        work on it, or do the same.
+        """Fold the fleet, unless that was done, and write the summary. Raises ``RunLockedError``
+        while others work on the run, or do the same.
         """
         return assemble.run(
             self._settings,
             self._environment,
-            # Rows that were not sent again any more: only this may go on with them.
+            # Some rows were not sent again: only the same operation may continue with them.
             changes=Changes(resend_changed=self._resends and stop is not None),
             say=self._say,
             started_s=self._started_s,
@@ -532,7 +532,9 @@ class _Process:
         )
 
     def _others_work(self) -> bool:
-        """Whether other processes of the fleet go on. Who holds the lock may only be looking."""
+        """Whether other processes of the fleet continue. The holder of the lock may only be a
+        viewer.
+        """
         launch = self._launches.current()
         if launch is None:
             return False
@@ -541,8 +543,8 @@ class _Process:
         return False
 
     def _interrupted(self, error: KeyboardInterrupt) -> Result:
-        """A signal came while this process had nothing to do. The last one to leave puts together
-        what there is.
+        """A signal came while this process had nothing to do. The last process to leave folds the
+        fleet.
         """
         number = error.number if isinstance(error, SignalledError) else signal.SIGINT
         stop = Stop(number.name, f"stopped by {number.name}", 128 + number)
@@ -555,14 +557,14 @@ class _Process:
                 time.sleep(POLL_S)
 
     def _left_to_others(self, stop: Stop) -> Result:
-        """How far a process came that leaves the rest to the others."""
+        """The result of a process that leaves the rest to the others."""
         reached = {} if self._latest is None else self._latest.summary
         return Result(reached, stop, None, 0, sent_nothing=self._latest is None, elsewhere=True)
 
     def _finished(self, stop: Stop | None) -> Result:
-        """How the whole ended: folded and summed up by this process, or by another one. Of a
-        process that was stopped while others work on, how far it came itself. One that was drained
-        with nothing to do waits for the others, which stop as well.
+        """How the run ended, folded and summed up by this process or by another one. For a process
+        that was stopped while others work on: how far it came itself. One that was drained with
+        nothing to do waits for the others, which stop as well.
         """
         pauses, latest = _Pauses(), self._latest
         while True:

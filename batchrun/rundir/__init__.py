@@ -1,1 +1,1 @@
-"""The life of a run directory: opened, claimed, compared, repaired, taken up again."""
+"""The life of a run directory: opening, claiming, comparing, repairing and resuming it."""

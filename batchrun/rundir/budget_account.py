@@ -1,8 +1,8 @@
 """What is charged to a run's budgets, in its state file.
 
-While a session may spend, a mark stands there that its charge never goes above; when it ends in an
-orderly way, the charge itself takes its place. A session that finds a mark therefore knows that the
-one before ended without a word, and takes all of the mark for spent.
+While a session may spend, the state file has a mark that its charge never exceeds; when the session
+ends in an orderly way, the charge replaces the mark. A session that finds a mark therefore knows
+that the previous one was killed, and counts the whole mark as spent.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from batchrun.rundir.spent import Spent
 
 
 class LedgerSums(NamedTuple):
-    """What the ledger of a run directory adds up to: picodollars (0 where none are known) and
-    tokens. The names are those of the budgets.
+    """The sums of a run directory's ledger: picodollars (0 if no cost is known) and tokens. The
+    fields have the names of the budgets.
     """
 
     cost: int
@@ -26,14 +26,14 @@ class LedgerSums(NamedTuple):
 
 
 def ledger_sums(found: Spent) -> LedgerSums:
-    """The sums that budgets go by."""
+    """The sums that budgets are checked against."""
     return LedgerSums(found.bill_pd or 0, found.tokens)
 
 
 def charges_before(
     states: StateFile, ledger: LedgerSums, names: Iterable[str]
 ) -> dict[str, Charge]:
-    """What is charged to these budgets before several processes spend of them together."""
+    """What is charged to these budgets before several processes share them."""
     return {name: BudgetAccount(states, name).opened(ledger) for name in names}
 
 
@@ -46,8 +46,8 @@ class BudgetAccount:
         self._name = name
 
     def opened(self, ledger: LedgerSums) -> Charge:
-        """What earlier sessions left charged, those without a budget included; as they end is set
-        down. ``ledger`` is what it says now.
+        """What earlier sessions left charged, including those without a budget. ``ledger`` has the
+        present sums.
         """
         now: int = getattr(ledger, self._name)
         kept = self._states.get(self._key)
@@ -68,6 +68,6 @@ class BudgetAccount:
         await asyncio.to_thread(lambda: self._states.put(**{self._key: kept}))
 
     def close(self, charge: Charge, ledger: LedgerSums) -> None:
-        """Nothing more is spent: the charge takes the mark's place."""
+        """Replace the mark with the charge: nothing more is spent."""
         kept = charge._asdict() | {"ledger": getattr(ledger, self._name)}
         self._states.put(**{self._key: kept})

@@ -19,7 +19,7 @@ from batchrun.rundir.budget_account import BudgetAccount, LedgerSums
 
 
 class Budgets:
-    """``spending`` is None where the settings name no budget."""
+    """``spending`` is None if the settings name no budget."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Budgets:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """``ledger`` is what the run directory adds up to before this session. Sessions without a
-        budget keep the books too: what they spend counts in a later one.
+        budget record their spending too, because it counts in a later session that has one.
         """
         self._cost = BudgetAccount(states, "cost")
         self._tokens = BudgetAccount(states, "tokens")
@@ -48,7 +48,7 @@ class Budgets:
             )
 
     async def close(self) -> None:
-        """See what is being written to its end; the charge stays open."""
+        """Wait for the write in progress; the charge stays open."""
         for budget in self._open():
             await budget.close()
 
@@ -64,7 +64,7 @@ class Budgets:
                 account.close(budget.charge, ledger)
 
     def public(self) -> dict[str, Any]:
-        """What is charged, for the summary: None where there is no such budget."""
+        """What is charged, for the summary: None without such a budget."""
         cost = None if self.spending is None else self.spending.cost
         tokens = None if self.spending is None else self.spending.tokens
         return {

@@ -1,10 +1,10 @@
-"""Taking a run directory: alone, and only if it is this run's.
+"""Taking a run directory for one process, and only if it belongs to this run.
 
 On a disk the operating system's lock on the directory keeps other processes out. An object store
-knows no locks. There the lock on the checkpoint does it, and an object names the run that the
-files belong to: a run with another checkpoint, on whatever machine, is refused. Two runs that
-begin in one empty prefix within the same second may both get past that; the one whose mark was
-replaced finds out before it publishes anything.
+has no locks. There the lock on the checkpoint does it, and an object names the run that the files
+belong to: a run with another checkpoint, on any machine, is refused. Two runs that begin in one
+empty prefix within the same second may both get past that; the one whose mark was replaced finds
+out before it publishes anything.
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ from batchrun.rundir.restarts import Intent, Note
 
 UPLOADS = "upload"
 TRIES_WHILE_MOVED = 5
-"""A directory that other processes move aside at this moment is made again so often."""
+"""How often a directory is made again if other processes move it aside at the same time."""
 FLEET, LAUNCH = "fleet", "launch.json"
 """The folder of a run directory in which the processes of a fleet meet, and the note in it that
 names their launch.
 """
 Settle = Callable[[Path, Path, Callable[[str], None]], None]
-"""Given a run directory with such a folder, its checkpoint, and what tells the user something:
-raises ``RunLockedError`` while a fleet is at work, and takes in what an earlier one left.
+"""Takes a run directory with such a folder, its checkpoint, and a function that notifies the user.
+Raises ``RunLockedError`` while a fleet is at work, and folds what an earlier one left.
 """
 
 
 TakeShared = Callable[["SharedDirectory"], Held]
-"""Takes a run directory in an object store which several processes share, for this one: its lock
-there, and the checkpoint of whoever had it last. Raises ``RunLockedError`` while others have it.
+"""Takes, for this process, a run directory in an object store that several processes share: its
+lock there, and the checkpoint of its last holder. Raises ``RunLockedError`` while others hold it.
 """
 
 
 class SharedDirectory(NamedTuple):
-    """A run directory in an object store, as ``TakeShared`` is given it: ``lock`` is that of the
-    checkpoint, which it takes over; ``say`` tells the user something.
+    """A run directory in an object store, as ``TakeShared`` is given it: ``lock`` is the
+    checkpoint's lock, which it takes over; ``say`` notifies the user.
     """
 
     store: ObjectStore
@@ -77,14 +77,14 @@ class SharedDirectory(NamedTuple):
 
 
 def refuse_shared(shared: SharedDirectory) -> Held:
-    """The ``TakeShared`` of those that cannot share."""
+    """The ``TakeShared`` of callers that cannot share."""
     where = shared.store.where()
     message = f"{where} is shared by several processes: run the same `batchrun run` command first"
     raise RunLockedError(message, holder="a fleet")
 
 
 def launch_record(folder: Path) -> dict[str, Any] | None:
-    """What the note of a fleet's launch says; None where there is none. Raises ``DamagedError``."""
+    """The note of a fleet's launch; None if there is none. Raises ``DamagedError``."""
     path = folder / FLEET / LAUNCH
     try:
         content = path.read_bytes()
@@ -98,7 +98,7 @@ def launch_record(folder: Path) -> dict[str, Any] | None:
 
 def parse_launch(content: bytes, path: str, folder: str) -> dict[str, Any]:
     """The note of a launch that was read from ``path``. Raises ``DamagedError``."""
-    from batchrun.core.fleet.sealed import unsealed  # for the directories of fleets alone
+    from batchrun.core.fleet.sealed import unsealed  # only for directories of fleets
 
     try:
         return unsealed(content)
@@ -112,7 +112,7 @@ def parse_launch(content: bytes, path: str, folder: str) -> dict[str, Any]:
 
 
 def refuse_fleet(folder: Path, _checkpoint: Path, _say: Callable[[str], None]) -> None:
-    """The ``Settle`` of those that only need to know whether a fleet left something to take in."""
+    """The ``Settle`` of callers that only need to know whether a fleet left something to fold."""
     found = launch_record(folder) or {}
     names = (str(found.get("id")), f".{found.get('id')}.ended")
     if found.get("state") == "live" and any((folder / FLEET / name).is_dir() for name in names):
@@ -132,10 +132,10 @@ def take(
     settle: Settle = refuse_fleet,
     take_shared: TakeShared = refuse_shared,
 ) -> tuple[Store, Held]:
-    """Take a run directory and its checkpoint, which are made where they are missing; what
-    ``--restart`` moves aside is moved. With an ``intent`` (``--reuse``) that is noted first, and a
-    restart that was asked for in the same way continues. ``settle`` sees to a fleet that works, or
-    worked, there; ``take_shared`` takes a directory in a store that a fleet works, or worked, in.
+    """Take a run directory and its checkpoint, creating them if they are missing, and move aside
+    what ``--restart`` moves. An ``intent`` (``--reuse``) is noted first, and a restart with the
+    same intent continues. ``settle`` deals with a present or former fleet; ``take_shared`` takes a
+    directory in a store that a fleet uses or used.
 
     Raises ``RunLockedError``, ``UsageError`` or ``StorageError``.
     """
@@ -151,7 +151,7 @@ def take(
         note = _pending(folder, checkpoint)
         if note is not None or (changes.restart and not _goes_on(folder, checkpoint, intent)):
             lock = _set_aside(folder, checkpoint, lock, say, intent, note)
-            # Nobody had the lock for a moment, in which others may have launched a fleet.
+            # The lock was free for a moment, in which others may have launched a fleet.
             if (folder / FLEET).exists():
                 settle(folder, checkpoint, say)
     except BaseException:
@@ -170,13 +170,13 @@ def _pending(folder: Path, checkpoint: Path) -> Note | None:
 
 
 def _goes_on(folder: Path, checkpoint: Path, intent: Intent | None) -> bool:
-    """Whether the restart that is asked for is the one that the run here began with."""
+    """Whether the run here began with the requested restart."""
     summary = files.read_json(folder / SUMMARY)
     return intent is not None and restarts.goes_on(checkpoint, summary, intent)
 
 
 def _locked(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
-    """Make the folders where they are missing, and take the lock."""
+    """Make missing folders, and take the lock."""
     if folder.exists() and not folder.is_dir():
         message = f"{folder} is a file; -o names the run directory"
         raise UsageError(message)
@@ -192,7 +192,7 @@ def _locked(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock:
 
 
 def refuse_strangers(shown: str, there: list[str], checkpoint: Path) -> None:
-    """Raise ``UsageError`` where a place holds files, and none that a run made."""
+    """Raise ``UsageError`` if a place has files, none of them made by a run."""
     ours = {"checkpoint", FLEET, *PART_KINDS, RESPONSES, SCORES, SUMMARY, USAGE, OWNER}
     if there and not ours & set(there) and not (checkpoint / STATES).exists():
         message = (
@@ -210,8 +210,8 @@ def _set_aside(
     intent: Intent | None,
     note: Note | None,
 ) -> Lock:
-    """``--restart``: what is there moves to ``DIR.old-TIME``; answers are never deleted. A
-    ``note`` tells of a move that a kill interrupted: it is finished.
+    """``--restart``: move the contents to ``DIR.old-TIME``; answers are never deleted. A ``note``
+    records a move that a kill interrupted, which is then finished.
     """
     if note is not None:
         return _finish_move(folder, checkpoint, lock, say, note)
@@ -241,7 +241,7 @@ def _set_aside(
 def _finish_move(
     folder: Path, checkpoint: Path, lock: Lock, say: Callable[[str], None], note: Note
 ) -> Lock:
-    """Move what a kill left to be moved. What was made here since is empty."""
+    """Finish a move that a kill interrupted. What was made here since is empty."""
     folder, checkpoint, aside = folder.resolve(), checkpoint.resolve(), Path(note.aside)
     with _moving(folder, aside):
         if not aside.exists():
@@ -257,7 +257,7 @@ def _finish_move(
 
 @contextlib.contextmanager
 def _moving(folder: Path, aside: Path) -> Iterator[None]:
-    """What is moved meanwhile is durable afterwards. Raises ``StorageError`` where it cannot be."""
+    """Make what is moved in this block durable. Raises ``StorageError`` if that fails."""
     try:
         yield
         files.sync_folder(folder.parent)
@@ -268,8 +268,8 @@ def _moving(folder: Path, aside: Path) -> Iterator[None]:
 
 
 def _move(folder: Path, target: Path) -> None:
-    """Move a folder, to another disk if need be: then a kill leaves some of it at both places. A
-    copy is private from its first byte on.
+    """Move a folder, to another disk if necessary; in that case a kill leaves some of it in both
+    places. A copy is private from its first byte on.
     """
     try:
         disk.rename(folder, target)
@@ -277,7 +277,7 @@ def _move(folder: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         disk.make_folder(target, files.PRIVATE_FOLDER)
-        # A socket that a kill left behind cannot be copied, and is of no use to anybody.
+        # A socket that a kill left behind cannot be copied, and is useless.
         sockets = shutil.ignore_patterns(control_socket.NAME)
         shutil.copytree(folder, target, dirs_exist_ok=True, ignore=sockets)
         shutil.rmtree(folder)
@@ -296,7 +296,7 @@ def _take_remote(
     intent: Intent | None,
     take_shared: TakeShared,
 ) -> tuple[Store, Held]:
-    """Every way to be refused comes before the first change."""
+    """Check everything that can be refused before the first change."""
     try:
         store = ObjectStore(directory, checkpoint / UPLOADS)
     except filesystems.AddressError as error:
@@ -341,7 +341,7 @@ def _refuse_restart() -> NoReturn:
 
 @contextlib.contextmanager
 def _asking() -> Iterator[None]:
-    """Before anything was sent, a store that does not answer is a matter of what was asked for."""
+    """As long as nothing was sent, a store that does not answer is a usage error."""
     try:
         yield
     except (StorageError, OSError) as error:
@@ -350,7 +350,7 @@ def _asking() -> Iterator[None]:
 
 
 def _mine(store: ObjectStore, checkpoint: Path, changes: Changes) -> dict[str, Any] | None:
-    """The mark of this checkpoint's run; None where it has none that the directory bears."""
+    """The mark of this checkpoint's run; None if the directory has no such mark."""
     mine, theirs, shown = _read(checkpoint / OWNER), _owner_of(store), store.where()
     if theirs is None:
         if mine is not None and mine.get("directory") != shown:
@@ -360,7 +360,7 @@ def _mine(store: ObjectStore, checkpoint: Path, changes: Changes) -> dict[str, A
                     "with --checkpoint, or that directory with -o"
                 )
                 raise UsageError(message)
-            mine = None  # nothing was begun with it
+            mine = None  # nothing was started with it
         refuse_strangers(shown, store.top(), checkpoint)
     elif not changes.restart and (mine is None or mine.get("run") != theirs.get("run")):
         _refuse_foreign(shown, mine, theirs, changes)
@@ -373,7 +373,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _owner_of(store: ObjectStore) -> dict[str, Any] | None:
-    """The mark on a directory, empty where it cannot be read as one; None without any."""
+    """The mark on a directory; empty if it cannot be parsed, None if there is none."""
     try:
         with store.open(OWNER) as file:
             found = json.loads(file.read())
@@ -417,7 +417,9 @@ def _lock_of(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> Lock
 def _refuse_foreign(
     shown: str, mine: dict[str, Any] | None, theirs: dict[str, Any], changes: Changes
 ) -> None:
-    """Another checkpoint's files. One without any may take them over, if that is asked for."""
+    """The files belong to another checkpoint. With ``--repair``, a checkpoint without a mark of its
+    own may take them over.
+    """
     whose = f"{theirs.get('checkpoint')} on {theirs.get('host')}"
     if mine is not None:
         message = (
@@ -436,7 +438,7 @@ def _refuse_foreign(
 
 
 def new_mark(shown: str, checkpoint: Path) -> dict[str, Any]:
-    """What names a run whose files a directory in a store has."""
+    """The object that names the run to which the files of a directory in a store belong."""
     return {
         "run": secrets.token_hex(16),
         "directory": shown,
@@ -447,7 +449,7 @@ def new_mark(shown: str, checkpoint: Path) -> dict[str, Any]:
 
 
 def _mark(store: ObjectStore, checkpoint: Path, mine: dict[str, Any] | None) -> None:
-    """Put this run's mark on the directory: it shows, too, that the store takes what is written."""
+    """Put this run's mark on the directory, which also shows that the store is writable."""
     mine = mine or new_mark(store.where(), checkpoint)
     files.write_json(checkpoint / OWNER, mine)
     content = (checkpoint / OWNER).read_bytes()
@@ -468,8 +470,8 @@ def _move_aside(
 ) -> Lock:
     """``--restart`` in a store, which cannot rename. Everything is copied, then the checkpoint is
     renamed, then the objects are deleted. A kill in between leaves the run as it was, or without
-    its checkpoint: refused by the next start, until ``--restart`` moves what is left. A ``note``
-    tells where: then every start does.
+    its checkpoint: refused by the next start, until ``--restart`` moves what is left. With a
+    ``note`` of the destination, every start does.
     """
     checkpoint = checkpoint.resolve()
     begun = (checkpoint / STATES).exists()

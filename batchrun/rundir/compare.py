@@ -1,7 +1,7 @@
-"""Comparing a run directory with the settings and the input of the present run.
+"""Compare a run directory with the settings and the input of the present run.
 
-Nothing is changed here before the whole comparison went well: a difference that the user did not
-allow raises ``RunChangedError`` with what changed, which done rows it touches, and the choices.
+Nothing is changed until the whole comparison has succeeded: a difference that the user did not
+allow raises ``RunChangedError`` with what changed, which done rows are affected, and the choices.
 """
 
 from __future__ import annotations
@@ -51,29 +51,32 @@ from batchrun.rundir.resend import (
     hash_of,
 )
 
-if TYPE_CHECKING:  # loaded for a source that changed alone
+if TYPE_CHECKING:  # loaded only for a changed source
     from batchrun.adapters.parts.renumbering import Shift
 
 __all__ = ["Changes", "Compared", "Comparison"]
 
 COUNTED_ROWS_MAX = 200_000
 COUNTED_BYTES_MAX = 2**30
-"""Up to so many done rows, in so much input, a message counts exactly what would be sent again."""
+"""Up to this many done rows, and this much input, a message counts exactly what would be sent
+again.
+"""
 
 RESTART = "--restart starts over; the old contents are kept aside"
 REUSE_OLD = (
     "--restart --reuse old starts over and takes the old answers of rows whose request is the same"
 )
 RESENDING = "resending"
-"""The key of the state file that is there while done rows are sent again because their request
-changed: the shards whose input was edited."""
+"""The key in the state file while done rows are sent again because their request changed: the
+shards with edited input.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A run directory that may go on: the recorded columns, whether the input may have grown, and
-    the shards whose input is not what it was. ``moved`` says that rows have other numbers by now:
-    the parts are to be written again, and settings and input to be noted then.
+    """A run directory that may continue: the recorded columns, whether the input may have grown,
+    and the shards with changed input. ``moved`` means that rows have new numbers: the parts must be
+    rewritten, and settings and input noted with them.
     """
 
     carry: Carry
@@ -93,7 +96,7 @@ class Restarted:
 
 
 class Comparison:
-    """A run directory beside the settings and the input of the present run."""
+    """A run directory compared with the settings and the input of the present run."""
 
     def __init__(
         self,
@@ -118,7 +121,7 @@ class Comparison:
         self._moved = False
 
     def go_on(self) -> Compared:
-        """Compare, and note the present settings and input where the user allows them.
+        """Compare, and note the present settings and input if the user allows them.
 
         Raises ``RunChangedError``; then nothing was changed.
         """
@@ -182,10 +185,10 @@ class Comparison:
         return Compared(self._carry, fresh is not None, amends)
 
     def _compare_input(self, *, reselected: bool) -> tuple[list[ShardState] | None, frozenset[int]]:
-        """Size, modification time and etag equal: trusted, and None. Else what was read before is
-        read again and compared by digest: the states as they are now, and the shards that differ.
-        A pipe is compared while it is read. ``reselected`` says that other rows of a source are
-        selected.
+        """Returns None if size, modification time and etag are equal, which is trusted. Otherwise,
+        what was read before is read again and compared by digest; returns the present states, and
+        the shards that differ. A pipe is compared while it is read. ``reselected`` means that other
+        rows of a source are selected.
         """
         recorded = [Stamp.recorded(stamp) for stamp in self._journal.states.get("input")]
         stamps = self._given.stamps
@@ -242,13 +245,13 @@ class Comparison:
         return fresh, frozenset(edited)
 
     def _has_grown(self) -> bool:
-        """Whether a source whose rows were counted has more of them by now."""
+        """Whether a source has more rows than were counted before."""
         before = self._journal.states.get("input_rows")
         return before is not None and (self._given.count() or 0) * self._given.repeat != before
 
     def _move(self, reader: Reader) -> None:
-        """Have the rows of a source that changed moved to their new places, where that is asked
-        for. Raises ``RunChangedError``.
+        """Move the rows of a changed source to their new places, if that is requested. Raises
+        ``RunChangedError``.
         """
         if self._given.picked is not None:
             raise self._changed(
@@ -282,7 +285,7 @@ class Comparison:
         )
 
     def _shift(self, reader: Reader) -> Shift | None:
-        """What became of the done rows, where counting it takes a moment only."""
+        """What became of the done rows, if it can be counted quickly."""
         if self._count_done() > COUNTED_ROWS_MAX or self._journal.touched():
             return None
         with contextlib.suppress(BatchrunError):
@@ -298,8 +301,8 @@ class Comparison:
         return ok + errors.total()
 
     def _edited_row(self, reader: Reader, shard: int) -> str | None:
-        """Which done row of a shard is the first whose request, ``custom_id`` or carried columns
-        are not what they were; None where none is.
+        """The first done row of a shard with a different request, ``custom_id`` or carried columns;
+        None if there is none.
         """
         if sum(stamp.size for stamp in self._given.stamps) > COUNTED_BYTES_MAX:
             return None
@@ -319,7 +322,7 @@ class Comparison:
         return self._given.reader(self._carry, self._settings.shard_rows)
 
     def _changed_columns(self, reader: Reader) -> str | None:
-        """What is different about columns whose types the files themselves fix."""
+        """The differences in columns with types given by the files themselves."""
         if self._given.has_extra:
             return None
         recorded = self._carry.schema
@@ -327,7 +330,7 @@ class Comparison:
         return None if now.equals(recorded) else _schema_difference(recorded, now)
 
     def _lost_rows(self, before: Sequence[ShardState], fresh: Sequence[ShardState]) -> list[int]:
-        """Done rows that the input does not have any more."""
+        """Done rows that are no longer in the input."""
         lost = []
         for old, new in zip(before, fresh, strict=True):
             if old.digest and (new.rows_read < old.rows_read or not new.digest):
@@ -345,7 +348,7 @@ class Comparison:
         keepable: bool = True,
         resendable: bool = True,
     ) -> RunChangedError:
-        """The error: what changed, the done rows that it touches, and what each choice does."""
+        """The error: what changed, which done rows are affected, and what each choice does."""
         done = self._count_done()
         restarted = self._would_restart(done)
         costs = RowCosts.of(self._journal.states.get("row_costs"))
@@ -376,8 +379,8 @@ class Comparison:
         return changed(what, [*details, done_rows], choices)
 
     def _would_restart(self, done: int) -> Restarted | None:
-        """What ``--restart`` would send, and with ``--reuse old``, where counting it takes a moment
-        only.
+        """What ``--restart`` would send, with and without ``--reuse old``, if it can be counted
+        quickly.
         """
         size, states = sum(stamp.size for stamp in self._given.stamps), self._journal.states
         if done > COUNTED_ROWS_MAX or size > COUNTED_BYTES_MAX or self._given.pipe is not None:
@@ -406,7 +409,7 @@ class Comparison:
         return found
 
     def _would_resend(self, done: int) -> Found | None:
-        """What ``--resend-changed`` would send, where counting it takes a moment only."""
+        """What ``--resend-changed`` would send, if it can be counted quickly."""
         size = sum(stamp.size for stamp in self._given.stamps)
         if done > COUNTED_ROWS_MAX or size > COUNTED_BYTES_MAX:
             return None
@@ -421,14 +424,14 @@ class Comparison:
 
 
 def sent(rows: int | None, costs: RowCosts) -> str:
-    """How many rows that sends and what it costs about, as far as that is known."""
+    """How many rows that sends and its approximate cost, if known."""
     if rows is None:
         return ""
     return f": {rows:,} {'row is' if rows == 1 else 'rows are'} sent{_about(rows, costs)}"
 
 
 def _about(rows: int, costs: RowCosts) -> str:
-    """What rows cost, going by the mean of those that are done; nothing where that is not known."""
+    """The cost of rows, from the mean of the done ones; empty if that is not known."""
     if not costs.rows or not costs.total:
         return ""
     return f" (about {format_cost(usd(round(costs.total / costs.rows * rows)))})"
@@ -443,7 +446,7 @@ def _would_reuse(counted: Restarted, costs: RowCosts) -> str:
 
 
 def changed(what: str, details: Sequence[str], choices: Sequence[str]) -> RunChangedError:
-    """The error for a run directory that was begun with something else."""
+    """The error for a run directory that was begun with other settings."""
     lines = [f"{what}. Nothing was sent and no answer was touched."]
     lines += [f"  {detail}" for detail in details]
     lines += ["  Choose:", *(f"    {choice}" for choice in choices)]
@@ -460,7 +463,7 @@ def recorded_carry(journal: Journal) -> Carry:
 def _reread(
     reader: Reader, states: Sequence[ShardState], shard_rows: int
 ) -> tuple[list[ShardState], list[int]]:
-    """Read again, in one pass, what was read before: the states as they are now, and the shards
+    """Read again, in one pass, what was read before. Returns the present states, and the shards
     that differ.
     """
     ends = {state.shard: state.shard * shard_rows + state.rows_read for state in states}
@@ -486,7 +489,7 @@ def _reread(
 
 
 def _reopened(state: ShardState, rows_read: int, shard_rows: int) -> ShardState:
-    """A short shard was the input's end: now there may be more of it. Or it is the end now."""
+    """A short shard was the end of the input, which may have grown since; or it is the end now."""
     return replace(state, complete=state.complete and rows_read == shard_rows)
 
 

@@ -1,4 +1,4 @@
-"""The name of a new run directory, checked before anything is made of it."""
+"""Checks the name of a new run directory before it is made."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from batchrun.errors import UsageError
 
 
 def require_directory_name(directory: str, checkpoint: Path) -> None:
-    """Raises ``UsageError`` where a new run directory would be called like a file of results. A
-    directory of that name that is there already goes on.
+    """Raises ``UsageError`` if a new run directory would be named like a file of results. An
+    existing directory with such a name is accepted.
     """
     stem = file_meant(directory)
     local = local_path(directory)

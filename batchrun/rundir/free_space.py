@@ -1,7 +1,8 @@
-"""The room on the disks of a run: looked at before it begins, and twice a second while it works.
+"""The free space on the disks of a run: checked before it begins, and twice a second while it
+works.
 
-A look takes a thread, never the event loop: a file system on a network may take its time. It costs
-nothing per row. What it finds is judged by ``core.run.free_disk``.
+The check runs in a thread, never in the event loop: a network file system may be slow. It costs
+nothing per row. ``core.run.free_disk`` judges the result.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from batchrun.errors import StorageError, UsageError
 
 GUARD = "min_free_disk"
 FIRST_SAMPLE_S, SAMPLE_S = 0.05, 0.5
-"""The first pause between two looks, and the longest: it doubles."""
+"""The first pause between two checks, and the longest: it doubles."""
 AHEAD = 2
-"""What is written in so many pauses may pass before a shortage is seen and the run stands still."""
+"""How many pauses may pass before a shortage is noticed and the run stops writing."""
 
 _NOTHING = Written(0.0, 0, None, 0, 0, 0, 0, 0, 0)
 
 
 def require_room(settings: Settings) -> None:
-    """Refuse a run whose disks have less free than the bound, before a file of it is touched.
-    Looks at the nearest folders that are there. One that ended with every row done is let pass:
-    there may be nothing to write. Raises ``UsageError``.
+    """Refuse a run if its disks have less free space than the bound, before any file is touched.
+    Checks the nearest existing folders. A run that ended with every row done may start: there may
+    be nothing to write. Raises ``UsageError``.
     """
     folder = local_path(settings.dir)
     summary = None if folder is None else files.read_json(Path(folder, SUMMARY))
@@ -47,7 +48,7 @@ def require_room(settings: Settings) -> None:
 
 
 class FreeSpace:
-    """The guard of one session. ``in_flight`` is how many requests may be out at a time."""
+    """The guard of one session. ``in_flight`` is how many requests may be in flight."""
 
     def __init__(
         self, settings: Settings, journal: Journal, parts: Parts, tally: Tally, in_flight: int
@@ -62,14 +63,14 @@ class FreeSpace:
         self._guard = FreeDisk(settings.min_free_disk, settings.shard_rows)
 
     def require_room(self) -> None:
-        """Refuse to go on where what the journal holds could not be published. Raises
+        """Refuse to continue if the content of the journal could not be published. Raises
         ``UsageError``.
         """
         _refuse(self._settings, self._written())
 
     @contextlib.asynccontextmanager
     async def watched(self, switch: StopSwitch) -> AsyncIterator[None]:
-        """Look at the disks until the block is left, and stop the run where there is too little."""
+        """Check the disks until the block is left, and stop the run if space runs short."""
         if not self._settings.min_free_disk:
             yield
             return
@@ -80,7 +81,7 @@ class FreeSpace:
             await cancelled((watching,))
 
     async def _watch(self, switch: StopSwitch) -> None:
-        pause_s = FIRST_SAMPLE_S  # nothing is known of how fast this run writes
+        pause_s = FIRST_SAMPLE_S  # how fast this run writes is not known yet
         while not switch.stopping:
             shortage, warning = await asyncio.to_thread(self._look, AHEAD * pause_s)
             if warning is not None:
@@ -110,8 +111,8 @@ class FreeSpace:
         )
 
     def _publish_bytes(self) -> int:
-        """The most that publishing one shard may take: its log, shrunk half as much as logs did so
-        far, and the part it has by now.
+        """The most space that publishing one shard may take: its log, assuming half the compression
+        seen so far, and its present part.
         """
         grown = self._parts.grown
         shrunk = min(1.0, 2 * grown.part_bytes / grown.log_bytes) if grown.log_bytes else 1.0
@@ -125,7 +126,7 @@ class FreeSpace:
                 try:
                     size = sum(store.size(name) or 0 for name in pair(shard))
                 except (OSError, StorageError):
-                    size = 0  # a store that does not answer now
+                    size = 0  # the store does not answer now
             self._old_bytes[key] = size
         sizes = (shrunk * log.size + self._old_bytes[shard, log.generation] for shard, log in logs)
         return round(max(sizes, default=0))
@@ -144,12 +145,13 @@ def _refuse(settings: Settings, written: Written) -> None:
 def disks(settings: Settings) -> list[Disk]:
     """The file systems that a run writes to, with what is free on each for this user.
 
-    One that does not tell (a size of 0, or an error) is left out: its writes will tell.
+    One that does not report it (a size of 0, or an error) is left out: its writes will fail if it
+    is full.
     """
     folder = local_path(settings.dir)
     checkpoint = (settings.checkpoint, Path(settings.checkpoint))
     if folder is None:
-        # Objects lie elsewhere; they are drafted beside the checkpoint.
+        # Objects are stored elsewhere; their drafts are next to the checkpoint.
         found = _free(checkpoint[1])
         return [Disk(checkpoint[0], found[1], True, True, False)] if found else []  # noqa: FBT003
     here, there = _free(Path(folder, KINDS[0])), _free(checkpoint[1])
@@ -160,7 +162,7 @@ def disks(settings: Settings) -> list[Disk]:
 
 
 def _free(path: Path) -> tuple[int, int] | None:
-    """The device that a path lies on, or would, and the bytes that are free there."""
+    """The device of a path that may not exist yet, and the free bytes on it."""
     for folder in (path, *path.absolute().parents):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             try:

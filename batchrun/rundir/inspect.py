@@ -1,4 +1,4 @@
-"""Looking at a run directory without its lock and without writing: what the views begin with."""
+"""Opens a run directory for views, without its lock and without writing."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ BELOW_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A run directory: its files, its checkpoint (None where nobody said where that is), and
-    whether a process has it to itself, as far as this machine can tell.
+    """A run directory: its files, its checkpoint (None if its place is not known), and whether a
+    process has it to itself, as far as this machine can tell.
     """
 
     store: StoreReader
     checkpoint: Path | None
     live: bool
     fleet: Path | None = None
-    """The run directory, if several processes work on it together, or did: ``rundir.fleet.looking``
-    knows. Its lock is free meanwhile.
+    """The run directory, if several processes work or worked on it together (see
+    ``rundir.fleet.looking``). Its lock is free meanwhile.
     """
 
 
 def look_at(directory: str, checkpoint: str | None) -> Look:
-    """Open a run directory for reading. Raises ``UsageError`` for an address that cannot be."""
+    """Open a run directory for reading. Raises ``UsageError`` for an invalid address."""
     control = Path(checkpoint) if checkpoint else None
     local = local_path(directory)
     if local is not None:
@@ -79,8 +79,8 @@ def no_run(look: Look, lacks: str = "results/") -> UsageError:
 
 
 def is_unsent(look: Look) -> bool:
-    """Whether a checkpoint is there and no request was sent from it: it has neither logs nor notes
-    of requests, and the run directory has no parts. False for a run that is live.
+    """Whether a checkpoint exists from which no request was sent: it has neither logs nor notes of
+    requests, and the run directory has no parts. False for a run that is live.
     """
     checkpoint = look.checkpoint
     if look.live or checkpoint is None or not checkpoint.is_dir():

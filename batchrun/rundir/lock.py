@@ -1,14 +1,15 @@
-"""The lock of a run directory: one run at a time, wherever the others are.
+"""The lock of a run directory: one run at a time, even across machines.
 
-On one machine the operating system's lock (``flock``) decides, and that of a process that died is
-free again. On a directory that machines share it may not reach the others: many network file
-systems keep it to themselves. So the holder shows that it lives by touching its note every few
-seconds, and whoever finds the note of another machine watches it before taking the lock: touched
-meanwhile means alive, and is refused. No clocks are compared. A holder that was thought dead (it
-was asleep, or cut off) finds another name in its note and stops before it writes anything more.
+On one machine the operating system's lock (``flock``) decides, and is released when a process dies.
+On a directory that machines share, the others may not see it: many network file systems keep locks
+local. So the holder shows that it is alive by touching its note every few seconds, and a process
+that finds the note of another machine watches it before taking the lock: if it is touched
+meanwhile, the holder is alive, and the lock is refused. No clocks are compared. A holder that was
+thought dead (it was suspended, or cut off) finds another name in its note and stops before it
+writes anything more.
 
-Machines are told apart by what their kernels drew when they started; containers on one machine
-share that, and its locks.
+Machines are told apart by their kernel's random boot id; containers on one machine share it, and
+its locks.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from batchrun.errors import RunLockedError, StorageError
 
 NAME = "lock"
 BEAT_S = 2.0
-"""The holder touches its note so often."""
+"""How often the holder touches its note."""
 WATCH_S = 20.0
-"""A note of another machine that is not touched for so long is a dead one's."""
+"""If a note of another machine is not touched for this long, its holder is dead."""
 _KERNEL = "kernel "
 
 
 class _Note(NamedTuple):
-    """A note as it was seen: its text, and when it was touched."""
+    """A note as read: its text, and when it was touched."""
 
     text: str
     touched_ns: int
@@ -51,20 +52,20 @@ class _Note(NamedTuple):
 
     @property
     def foreign(self) -> bool:
-        """Whether it is another machine's. One that names no kernel is not."""
+        """Whether another machine wrote it. One without a boot id counts as this machine's."""
         kernel = self.text.partition("\n")[2].strip()
         return kernel.startswith(_KERNEL) and kernel != _KERNEL + this_kernel()
 
 
 class Held(Protocol):
-    """A run directory that is this process's alone."""
+    """Exclusive use of a run directory."""
 
     def check(self) -> None:
         """Raise ``StorageError`` if another process took it over."""
         ...
 
     def release(self, *, clear: bool = True) -> None:
-        """Give it back; releasing twice is harmless."""
+        """Release it; releasing twice is harmless."""
         ...
 
 
@@ -78,7 +79,7 @@ class Lock:
     def __init__(
         self, folder: Path, note: Path, say: Callable[[str], None] = lambda _: None
     ) -> None:
-        """``say`` is told where acquiring takes a while."""
+        """``say`` gets a line if acquiring takes a while."""
         self.folder = folder
         self.note = note
         self._say = say
@@ -123,8 +124,8 @@ class Lock:
     def check(self) -> None:
         """Raise ``StorageError`` if another machine took the directory over.
 
-        The note is read first where nobody has looked for so long that this may have happened:
-        then this process was suspended, and may be awake before the thread that looks.
+        The note is read first if it was not checked for so long that this may have happened: this
+        process was suspended, and may have woken before the thread that checks.
         """
         if self._descriptors and real_s() - self._looked_s > WATCH_S / 2:
             self._look()
@@ -136,7 +137,7 @@ class Lock:
             raise StorageError(message)
 
     def release(self, *, clear: bool = True) -> None:
-        """Give the locks back; ``clear`` wipes the note."""
+        """Release the locks; ``clear`` wipes the note."""
         self._released.set()
         if clear and self._descriptors and self._taken_by is None:
             disk.truncate(self._descriptors[-1], 0)
@@ -157,7 +158,9 @@ class Lock:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder))
 
     def _refuse_living(self) -> None:
-        """The lock is ours on this machine; see whether the note's holder lives on another."""
+        """This process has the lock on this machine; check whether the note's holder is alive on
+        another.
+        """
         first = _seen(self.note)
         if not first.foreign:
             return
@@ -170,7 +173,7 @@ class Lock:
             time.sleep(BEAT_S / 4)
             now = _seen(self.note)
             if not now.text:
-                return  # it has just come to its end
+                return  # it has just ended
             if now != first:
                 raise self._locked(now.holder)
 
@@ -179,8 +182,8 @@ class Lock:
             self._look()
 
     def _look(self) -> None:
-        """See whether the note is still ours, and touch it."""
-        # Where the file system does not answer, the next write will tell.
+        """Check that the note is still ours, and touch it."""
+        # If the file system does not answer, the next write will fail.
         with contextlib.suppress(OSError):
             note = _seen(self.note)
             if note.foreign:
@@ -191,19 +194,19 @@ class Lock:
 
 
 def _seen(path: Path) -> _Note:
-    """A note, opened anew: that is when network file systems ask their server."""
+    """A note, opened again, since network file systems ask their server on opening."""
     with path.open("rb") as file:
         touched_ns = os.fstat(file.fileno()).st_mtime_ns
         return _Note(file.read(4096).decode(errors="replace"), touched_ns)
 
 
 def this_kernel() -> str:
-    """What tells this machine from others, and from itself before it was started again."""
+    """An id that differs between machines, and changes when a machine is restarted."""
     return platform.boot_id()
 
 
 def _take(descriptor: int) -> None:
-    """Take the lock, bearing with those who only look: ``is_locked`` holds it for a moment."""
+    """Take the lock, retrying for a while: ``is_locked`` holds it for a moment."""
     for _ in range(10):
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -212,7 +215,7 @@ def _take(descriptor: int) -> None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a run of this machine holds this directory. It takes no permission to write."""
+    """Whether a run on this machine holds this directory. Needs no write permission."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -230,7 +233,8 @@ def is_locked(folder: Path) -> bool:
 
 def is_held_elsewhere(checkpoint: Path) -> bool:
     """Whether a run on another machine seems to hold this checkpoint: its note was touched a moment
-    ago, by this machine's clock. Good enough to look; taking the lock compares no clocks.
+    ago, by this machine's clock. That is good enough for a view; taking the lock compares no
+    clocks.
     """
     try:
         note = _seen(checkpoint / NAME)

@@ -1,7 +1,7 @@
-"""The run directory: opening it, and finding out what an earlier session left there.
+"""Opens a run directory, and finds out what an earlier session left there.
 
-Opening decides, before anything is sent, whether this run may go on here: alone (the lock), with
-the settings and the input it was begun with (the fingerprints), and on sound files.
+Opening decides, before anything is sent, whether this run may continue here: it needs the lock, the
+settings and the input that the run was begun with (the fingerprints), and sound files.
 """
 
 from __future__ import annotations
@@ -66,11 +66,13 @@ _LOG = logging.getLogger("batchrun.run")
 STATUS = "status.json"
 Taken = Callable[[Held], Callable[[], None]]
 _OF_THE_RUN_BEFORE = (compare.RESENDING, LABELS, SOURCE, "controls")
-"""What the state file may say of a run that sent nothing and whose place another one takes. What is
-charged to its budgets stays: a power cut may have taken the notes of its requests."""
+"""Keys of a run that sent nothing, which are removed when another run takes its place. The charge
+to its budgets stays: a power cut may have removed the notes of its requests.
+"""
 NOTICES = "fleet_notices"
-"""The key of the state file for what the processes of a fleet told their users. It is there until
-something is sent again."""
+"""The key in the state file for the notices of a fleet's processes. It is kept until something is
+sent again.
+"""
 
 
 @dataclass(slots=True)
@@ -85,17 +87,17 @@ class RunDirectory:
     reader: Reader
     carry: Carry
     spans: Iterable[Span]
-    """What is to be read; empty where nothing is."""
+    """The spans of input to read; empty if there are none."""
     build: Build
-    """Makes the request of a row, in the wording that the directory was begun with."""
+    """Makes the request of a row, in the wording version that the directory was begun with."""
     known: dict[int, Known] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)
     done: tuple[int, int] = (0, 0)
-    """Rows with a completion and rows that failed, as the directory was found."""
+    """Rows with a completion and failed rows, when the directory was opened."""
     errors: Counter[str] = field(default_factory=Counter)
     """The failed ones of them by error class."""
     beyond: int = 0
-    """Those of them that lie beyond the limit of this session."""
+    """Those of them beyond the limit of this session."""
     again: Found = field(default_factory=Found)
     """Those of them that are sent again."""
     proved: bool = False
@@ -103,13 +105,13 @@ class RunDirectory:
     started_at_us: int = 0
     wall_s_before: float = 0.0
     set_aside: tuple[Named, ...] = ()
-    """What a restart set aside, the latest first."""
+    """The directories that restarts set aside, the latest first."""
     looked_over: bool = False
-    """Whether the input need not, or cannot, be looked over before anything is sent: what its rows
-    may cost is known, or is found as they come.
+    """Whether the input need not, or cannot, be checked before anything is sent: the cost bound of
+    its rows is known already, or is computed as they arrive.
     """
     reading: Reading = NOW
-    """The rules that the input is read by."""
+    """The rules by which the input is read."""
     given: Input | None = None
     """The input itself."""
     answered: dict[int, Sequence[Turn]] = field(default_factory=dict)
@@ -123,8 +125,8 @@ class RunDirectory:
         return totals
 
     def results_sha256(self, name: str) -> str:
-        """The digest of a published part of the results, by its file name. Raises
-        ``StopIteration`` where nothing is recorded of it.
+        """The digest of a published part of the results, by its file name. Raises ``StopIteration``
+        if none is recorded.
         """
         number = part_number(name)
         assert number is not None
@@ -141,13 +143,13 @@ class RunDirectory:
         return bool(sum(self.totals().rows()) == self.journal.states.get("input_rows"))
 
     def turns(self) -> dict[int, Sequence[Turn]]:
-        """The answered turns of the conversations that logs tell of: ``answered``."""
+        """The answered turns of the conversations in the logs: ``answered``."""
         for shard in self.journal.logs:
             self.answered.update(self.journal.turns(shard))
         return self.answered
 
     def flights(self, slots: int) -> FlightLog:
-        """A fresh flight log; what the last one told is in the journal by now."""
+        """A fresh flight log; the notes of the previous one are in the journal by now."""
         try:
             return FlightLog(self.checkpoint / FLIGHTS, slots)
         except OSError as error:
@@ -157,7 +159,7 @@ class RunDirectory:
     def write_summary(self, totals: Totals, built: Mapping[str, Any]) -> None:
         """Replace ``usage.parquet`` and ``summary.json``. Raises ``StorageError``."""
         try:
-            # Else a power cut after the end could bring logs of published shards back.
+            # Otherwise a power cut after the end could bring back logs of published shards.
             files.sync_folder(self.checkpoint)
             self.parts.write_usage(totals)
             write_json(self.store, SUMMARY, built)
@@ -166,7 +168,7 @@ class RunDirectory:
             raise StorageError(message) from error
 
     def forget_examples(self) -> None:
-        """Rows that are sent again may be no example of their error class any more."""
+        """Rows that are sent again may no longer be examples of their error class."""
         examples = self.journal.states.get("examples") or {}
         kept = {name: row for name, row in examples.items() if name not in self.again.errors}
         if kept != examples:
@@ -177,7 +179,7 @@ class RunDirectory:
         self.journal.states.put(**{compare.RESENDING: None})
 
     def close(self) -> None:
-        """Close the journal and give the lock back."""
+        """Close the journal and release the lock."""
         self.journal.close()
         self.lock.release()
 
@@ -195,16 +197,16 @@ def open_run(
     taken: Taken | None = None,
     say: Callable[[str], None],
 ) -> RunDirectory:
-    """Open or make the run directory of these settings.
+    """Open or create the run directory of these settings.
 
     ``build`` makes a row's request as the engine will; ``given`` is the input, if it is not the
-    files of the settings; ``parts_of`` makes what reads and writes the parts; ``require`` raises
-    ``UsageError`` for a schema of results that will not do; ``settle`` and ``take_shared`` see to a
-    fleet (``claim``); ``taken`` is called once the directory is this process's, before anything
-    that takes long, and what it returns where it cannot be opened after all;
-    ``say`` is told of what takes time, is sent again or was repaired. Raises ``RunLockedError``,
-    ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``; then nothing was sent
-    and nothing was touched.
+    files of the settings; ``parts_of`` makes the reader and writer of parts; ``require`` raises
+    ``UsageError`` for an unsuitable schema of results; ``settle`` and ``take_shared`` deal with a
+    fleet (``claim``); ``taken`` is called once this process has the directory, before anything that
+    takes long, and the function that it returns is called if the directory cannot be opened after
+    all; ``say`` gets a line about what takes time, is sent again or was repaired. Raises
+    ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError`` or ``UsageError``;
+    then nothing was sent and nothing was touched.
     """
     given = given or input_of(settings, changes)
     given.require_model(settings)
@@ -264,15 +266,15 @@ def open_run(
 
 
 def _refuse_lost(lock: Held, _: object, error: BaseException | None, __: object) -> None:
-    """Raises ``StorageError`` where the lock was lost while the directory was opened: what seems
-    to be damaged is then the work of the process that took the directory over.
+    """Raises ``StorageError`` if the lock was lost while the directory was opened: apparent damage
+    is then the work of the process that took the directory over.
     """
     if isinstance(error, DamagedError):
         lock.check()
 
 
 def _finish_renumbering(store: Store, journal: Journal, say: Callable[[str], None]) -> None:
-    """Publish the parts that a kill left written aside; see ``adapters.parts.staged_parts``."""
+    """Publish the staged parts that a kill left; see ``adapters.parts.staged_parts``."""
     if not (journal.folder / REBUILT).exists():
         return
     from batchrun.adapters.parts import staged_parts
@@ -302,7 +304,9 @@ def _log_opened(opened: RunDirectory, *, begun: bool) -> None:
 def _sound_checkpoint(
     store: Store, checkpoint: Path, settings: Settings, repair: Repair | None
 ) -> None:
-    """Raises ``DamagedError`` where the state file is missing, or has the checkpoint repaired."""
+    """Raises ``DamagedError`` if the state file is missing; with ``repair``, repairs the checkpoint
+    instead.
+    """
     if repair is None:
         _refuse_lost_checkpoint(store, checkpoint)
     else:
@@ -312,7 +316,9 @@ def _sound_checkpoint(
 
 
 def _sound_parts(parts: Parts, journal: Journal, reader: Reader, repair: Repair | None) -> Looked:
-    """Raises ``DamagedError`` where a part is not what was published, or has it repaired."""
+    """Raises ``DamagedError`` if a part is not the published one; with ``repair``, repairs it
+    instead.
+    """
     if repair is not None:
         parts.prepare()
         repair.blocks(journal, reader)
@@ -323,8 +329,8 @@ def _sound_parts(parts: Parts, journal: Journal, reader: Reader, repair: Repair 
 def _bring_up(
     opened: RunDirectory, looked: Looked, say: Callable[[str], None], *, grown: bool
 ) -> None:
-    """Record what the parts are known by. Where rows are about to be added, parts of an earlier
-    version get the columns that these will have: all parts are to read as one table.
+    """Record what identifies the parts. If rows are about to be added, parts of an earlier version
+    get the columns of the new ones, so that all parts can be read as one table.
     """
     journal, parts = opened.journal, opened.parts
     whole = sum(opened.done) == journal.states.get("input_rows") and not grown
@@ -346,9 +352,9 @@ def _bring_up(
 
 
 def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
-    """Find out what is known of shards in progress, and what is to be read."""
+    """Find out what is known of shards in progress, and which spans to read."""
     journal = opened.journal
-    # Logs of input alone too: nothing may be left to be published when the run has ended.
+    # Logs with input only are published too: nothing may be left when the run has ended.
     opened.touched = {number for number, log in journal.logs.items() if log.places}
     states = journal.shards()
     begun = {state.shard for state in states if not state.complete} | opened.touched
@@ -369,7 +375,7 @@ def input_of(settings: Settings, changes: Changes) -> Input:
 
         plan = prompt.plan(settings)
     given = opening.find(settings.files, settings.format, plan, reading)
-    once = given.pipe is not None and settings.sample is None  # a sample of a pipe is kept
+    once = given.pipe is not None and settings.sample is None  # a sample of a pipe is stored
     if once and (changes.repair or changes.resend_changed):
         message = (
             "--repair and --resend-changed read the input several times, and "
@@ -389,12 +395,11 @@ def go_on(
     say: Callable[[str], None],
     parts_of: PartsOf = Parts,
 ) -> tuple[Input, Compared | None]:
-    """Compare a run that was begun before with the settings and the input of the present one. Other
-    ones are taken where no row is done yet.
-
-    Returns the input, which for a sample has the rows that the run was begun with; and how the run
-    goes on, None if it begins again since nothing was ever sent: its input is that of the present
-    run then. Raises ``RunChangedError``.
+    """Compare a run that was begun before with the settings and the input of the present one.
+    Differences are accepted if no row is done yet. Returns the input, which for a sample has the
+    rows that the run was begun with, and how the run continues. The latter is None if it begins
+    again because nothing was ever sent; its input is then that of the present run. Raises
+    ``RunChangedError``.
     """
     drawn = journal.states.get("sample")
     given = asked.with_sample(drawn) if isinstance(drawn, bytes) else asked
@@ -424,13 +429,13 @@ def go_on(
 def _begin_again(
     journal: Journal, settings: Settings, given: Input, require: Callable[[pa.Schema], None]
 ) -> Compared:
-    """Begin a run in the place of one that sent nothing."""
+    """Begin a run in place of one that sent nothing."""
     journal.drop_idle()
     return Compared(_begin(journal, settings, given, require), grown=False)
 
 
 def sampled(given: Input, settings: Settings) -> Input:
-    """The sample of the input that a run begins with, where it is over one."""
+    """The sample of the input that a run begins with, if it has one."""
     if settings.sample is None:
         return given
     return given.sampled(settings.sample, settings.sample_seed)
@@ -479,14 +484,14 @@ def _refuse_lost_checkpoint(store: Store, checkpoint: Path) -> None:
 
 
 def _is_begun(store: StoreReader, checkpoint: Path) -> bool:
-    """Whether there is something that a state file must know of."""
+    """Whether there are files that a state file must know of."""
     return any(part_names(store, kind) for kind in PART_KINDS) or any(
         checkpoint.glob("shard-*.log")
     )
 
 
 def refuse_unknown_parts(store: StoreReader, checkpoint: Path) -> None:
-    """Raises ``DamagedError`` where there are parts or logs that no state file speaks of."""
+    """Raises ``DamagedError`` if there are parts or logs that no state file mentions."""
     if not _is_begun(store, checkpoint):
         return
     path = checkpoint / STATES
@@ -504,7 +509,7 @@ def _begin(
 ) -> Carry:
     carry = given.carry(settings.carry, settings.shard_rows)
     require(part_schema.results_schema(carry.schema, turns=settings.turns is not None))
-    # A restart that was noted beside the run directory is the state file's from now on.
+    # A restart that was noted next to the run directory is in the state file from now on.
     local = local_path(settings.dir)
     beside = Path(settings.checkpoint if local is None else local)
     restart = restarts.pending(beside)
@@ -533,7 +538,7 @@ def _begin(
 
 
 def _intent(settings: Settings, given: Input) -> Intent | None:
-    """What a restart of this run would be asked for with; None for one that takes no answers."""
+    """The intent of a restart of this run; None if it reuses no answers."""
     if not settings.reuse:
         return None
     stamps = [stamp.public() for stamp in given.stamps]
@@ -541,7 +546,7 @@ def _intent(settings: Settings, given: Input) -> Intent | None:
 
 
 def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None]) -> None:
-    """Bring what a kill interrupted to its end; see the crash table in docs/architecture.md."""
+    """Finish what a kill interrupted; see the crash table in docs/architecture.md."""
     journal = opened.journal
     try:
         opened.parts.prepare()
@@ -579,8 +584,8 @@ def _recover(opened: RunDirectory, settings: Settings, say: Callable[[str], None
 def _renumber(
     opened: RunDirectory, settings: Settings, given: Input, say: Callable[[str], None]
 ) -> None:
-    """Write the parts again for a source whose rows have other numbers by now, and note the
-    settings and the input of today with them. Logs that a kill left are published first.
+    """Write the parts again for a source whose rows have new numbers, and note the present settings
+    and input with them. Logs that a kill left are published first.
     """
     from batchrun.adapters.parts.renumbering import Renumbering
 
@@ -612,10 +617,9 @@ def _send_again(
     compared: Compared,
     say: Callable[[str], None],
 ) -> None:
-    """Find the done rows that are sent again, and make the reader name them.
-
-    Logs that a kill left are published first: then a log never holds two outcomes of one row, and
-    the recorded totals speak of everything.
+    """Find the done rows that are sent again, and make the reader report them. Logs that a kill
+    left are published first, so that a log never has two outcomes of one row, and the recorded
+    totals cover everything.
     """
     journal, parts = opened.journal, opened.parts
     for shard in sorted(journal.touched()):

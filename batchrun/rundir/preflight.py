@@ -1,4 +1,4 @@
-"""Looking over the input before money is spent: each request has a bound, each model a price."""
+"""Checks the input before money is spent: each request has a bound, each model a price."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NONE_DONE: frozenset[int] = frozenset()
 
 
 class Priced:
-    """Says of requests whether there is a price for them wherever they may go."""
+    """Checks that requests have a price wherever they may be sent."""
 
     def __init__(self, settings: Settings, prices: PriceBook, wall_us: int) -> None:
         fallback = settings.fallback_model
@@ -25,7 +25,7 @@ class Priced:
         self._known: set[tuple[str, str | None]] = set()
 
     def require(self, request: Request) -> None:
-        """Raises ``UnboundedError`` where there is none."""
+        """Raises ``UnboundedError`` if there is none."""
         worst = request.worst
         assert worst is not None
         if (request.model, worst.tier) in self._known:
@@ -51,10 +51,9 @@ class Priced:
 def require_bounds(
     opened: RunDirectory, settings: Settings, build: Callable[[Row], Request], priced: Priced | None
 ) -> None:
-    """See that every row that is going to be sent has a worst case, and a price where ``priced``
-    says so. Reads the input; a pipe cannot be read twice, and its rows are looked at as they come.
-
-    Raises ``UsageError`` that names the first row without; other bad rows are let pass.
+    """Check that every row to be sent has a worst case and, if ``priced`` requires it, a price.
+    Reads the input; a pipe cannot be read twice, so its rows are checked as they arrive. Raises
+    ``UsageError`` naming the first row without one; other bad rows pass.
     """
     if opened.looked_over:
         return

@@ -1,4 +1,4 @@
-"""What a run directory says of how its input is read, before the input is opened."""
+"""The recorded rules for reading a run's input, needed before the input is opened."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from batchrun.errors import UsageError
 from batchrun.rundir import inspect, state_reader
 
 READING = "reading"
-"""The key of the state file for what ``Reading.public`` gives."""
+"""The key in the state file for ``Reading.public``."""
 
 
 def reading_of(settings: Settings, changes: Changes) -> Reading:
-    """The rules that the input of these settings is read by: those that their run directory was
-    begun with, if it was.
+    """The rules for reading the input of these settings: those that their run directory was begun
+    with, if it exists.
 
     Raises ``UsageError`` for a directory begun by rules that this version does not know.
     """
@@ -43,19 +43,19 @@ def reading_of(settings: Settings, changes: Changes) -> Reading:
 
 
 def _known(settings: Settings, changes: Changes) -> tuple[Mapping[str, Any], int] | None:
-    """What is recorded of the rules, and of how many files; None where nothing was begun."""
+    """The recorded rules, and the number of files; None if no run was begun."""
     meta = state_reader.values(Path(settings.checkpoint), "settings", READING, "input")
     if meta.get("settings") is not None:
         return _mapping(meta.get(READING)), files_of(meta)
     if not changes.repair:
         return None
-    # The state file may be lost or damaged: the summary has the same words.
+    # The state file may be lost or damaged; the summary has the same record.
     summary = read_json(inspect.look_at(settings.dir, settings.checkpoint).store, SUMMARY)
     return None if not isinstance(summary, dict) else (_mapping(summary.get("settings")), 0)
 
 
 def files_of(meta: Mapping[str, Any]) -> int:
-    """How many files of input a state file speaks of."""
+    """How many input files a state file records."""
     found = meta.get("input")
     return len(found) if isinstance(found, list) else 0
 

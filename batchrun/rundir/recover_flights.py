@@ -1,4 +1,4 @@
-"""What a killed process had out: its flight log becomes lines of the ledger."""
+"""The requests that a killed process had in flight: its flight log becomes lines of the ledger."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def recover_flights(
 ) -> int:
     """Enter the exchanges that a killed process left in its flight log into the ledger.
 
-    ``known(row)`` is the number of the last attempt that parts or journal hold of a row. Returns
-    how many were entered.
+    ``known(row)`` is the number of a row's last attempt in the parts or the journal. Returns how
+    many were entered.
     """
     lost = []
     for note in read_notes(path):

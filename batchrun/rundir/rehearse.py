@@ -1,7 +1,7 @@
-"""What a run directory would do with a command, found out on a copy of its checkpoint.
+"""Finds out what a command would do to a run directory, on a copy of its checkpoint.
 
 A rehearsal compares settings and input as the run does (``comparing``), and knows which rows are
-done. The directory is neither locked nor written: what is noted on the way is noted in the copy.
+done. The directory is neither locked nor written: notes go to the copy.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """A run as it would begin or go on: its input and reader, the columns that are carried, how its
-    requests are made, and whether a row is done and would not be sent. ``resumed`` says that the
-    directory was begun.
+    """A run as it would begin or continue: its input and reader, the carried columns, how its
+    requests are made, and whether a row is done and would not be sent. ``resumed`` is whether the
+    directory has a run.
     """
 
     given: Input
@@ -66,12 +66,12 @@ def rehearsed(
     require: Callable[[pa.Schema], None] = lambda _: None,
     given: Input | None = None,
 ) -> Iterator[Rehearsal]:
-    """Rehearse the run of these settings; the temporary copy is gone when the block is left.
+    """Rehearse the run of these settings; the temporary copy is removed when the block is left.
 
-    ``splitting`` may put something around the way rows are split; ``require`` gets the schema of
-    the results; ``given`` is the input, if it is not the files of the settings. Raises what it
-    raises, and what opening the run directory raises: ``RunLockedError``, ``RunChangedError``,
-    ``DamagedError``, ``InputError`` or ``UsageError``.
+    ``splitting`` may wrap how rows are split; ``require`` gets the schema of the results; ``given``
+    is the input, if it is not the files of the settings. Raises what ``require`` and opening the
+    run directory raise: ``RunLockedError``, ``RunChangedError``, ``DamagedError``, ``InputError``
+    or ``UsageError``.
     """
     if changes.repair:
         message = "--dry-run changes nothing, and --repair does: leave one of them out"
@@ -87,7 +87,7 @@ def rehearsed(
     begun = (checkpoint / STATES).exists() and not changes.restart
     with contextlib.ExitStack() as stack:
         journal = stack.enter_context(_copied(checkpoint, settings)) if begun else None
-        store = cast("Store", look.store)  # nothing here writes into it
+        store = cast("Store", look.store)  # nothing here writes to it
         compared = None
         if journal is not None and journal.states.get("settings") is not None:
             given, compared = go_on(store, journal, settings, given, changes, build, say)
@@ -124,7 +124,7 @@ def _release(given: Input) -> None:
 
 @contextlib.contextmanager
 def _copied(checkpoint: Path, settings: Settings) -> Iterator[Journal]:
-    """The journal of a checkpoint, in a copy: opening one may mend what a kill left."""
+    """The journal of a checkpoint, in a copy, since opening one may repair what a kill left."""
     with tempfile.TemporaryDirectory(prefix="batchrun-rehearsal-") as name:
         for pattern in (f"{STATES}*", "shard-*.log", FLIGHTS):
             for path in checkpoint.glob(pattern):
@@ -137,7 +137,7 @@ def _copied(checkpoint: Path, settings: Settings) -> Iterator[Journal]:
 
 
 class _Done:
-    """Whether a row is done and stays so. Rows come in order, so one shard is known at a time."""
+    """Whether a row is done and stays so. Rows come in order, so one shard is loaded at a time."""
 
     def __init__(
         self, parts: Parts, journal: Journal, changes: Changes, build: Build, shard_rows: int
@@ -162,8 +162,8 @@ class _Done:
 
 
 class _DoneInSource:
-    """Whether a row is done, by its row in a source that changed since and which of that row's
-    ``repeats`` it is. Rows come in order.
+    """Whether a row is done, looked up by its row in a source that has changed since, and by its
+    number among that row's ``repeats``. Rows come in order.
     """
 
     def __init__(self, parts: Parts, journal: Journal, build: Build, repeats: int) -> None:

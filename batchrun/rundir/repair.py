@@ -1,9 +1,9 @@
-"""``--repair``: what is damaged is set aside in ``checkpoint/damaged/``, and the rest goes on.
+"""``--repair``: damaged files are set aside in ``checkpoint/damaged/``, and the rest continues.
 
-Nothing is deleted. Each shard is mended on its own: the damaged part is moved away, the state file
-notes that the shard has to be written again, and then it is published from what is sound: the
-other part, the log. A kill in between leaves a missing part or that note; a start without
-``--repair`` refuses both, the same command goes on with them.
+Nothing is deleted. Each shard is repaired separately: the damaged part is moved away, the state
+file notes that the shard has to be written again, and then it is published from the sound files:
+the other part, the log. A kill in between leaves a missing part or that note; a start without
+``--repair`` refuses both, and the same command continues.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _META = ("settings", "input", "input_format", "carry_schema", "carry_names", "st
 
 
 class Repair:
-    """One repair of a run directory. The methods are called in the order in which they stand."""
+    """One repair of a run directory. The methods are called in their order here."""
 
     def __init__(self, store: Store, checkpoint: Path, say: Callable[[str], None]) -> None:
         self._store = store
@@ -57,7 +57,7 @@ class Repair:
             self._say(f"{path} is damaged: {why}. It was set aside as {places[0]}")
 
     def logs(self, shard_rows: int) -> None:
-        """Keep every record of a damaged log whose checksum holds."""
+        """Keep every record of a damaged log with a valid checksum."""
         for path in sorted(self._checkpoint.glob("shard-*.log")):
             match = LOG_NAME.fullmatch(path.name)
             if match is None:
@@ -98,7 +98,7 @@ class Repair:
         )
 
     def _copy_aside(self, path: Path) -> Path:
-        """A second name for a file that is replaced, or a copy where a disk knows no such."""
+        """A hard link to a file that is replaced, or a copy if the disk has no hard links."""
         twin = path.with_name(path.name + ".damaged")
         with contextlib.suppress(FileNotFoundError):
             disk.unlink(twin)
@@ -110,7 +110,7 @@ class Repair:
         return self._aside(twin, path.name)
 
     def generations(self) -> None:
-        """Where the state file does not know a log's generation, it learns it from the log."""
+        """If the state file does not have a log's generation, take it from the log."""
         states = StateFile(self._checkpoint / STATES)
         try:
             known = {p.state.shard: p for p in states.published()}
@@ -130,7 +130,7 @@ class Repair:
             states.close()
 
     def blocks(self, journal: Journal, reader: Reader) -> None:
-        """Note the input of shards anew whose log was damaged: records of it may be lost."""
+        """Note the input of shards with a damaged log again: records of it may be lost."""
         for shard in sorted(self._salvaged):
             start, first = Position(), 0
             for state in journal.shards():
@@ -141,7 +141,7 @@ class Repair:
                     journal.write([block])
 
     def parts(self, parts: Parts, journal: Journal) -> None:
-        """Check every part, and mend the shards whose parts are damaged."""
+        """Check every part, and repair the shards with damaged parts."""
         published = list(journal.states.published())
         if published:
             self._say(f"checking {counted(len(published), 'part')} of results and of attempts")
@@ -154,7 +154,7 @@ class Repair:
             name = parts.requests(shard)
             if one.requests is not None or self._store.size(name) is not None:
                 digests[name] = one.requests.sha256 if one.requests else ""
-            # With a log beside them, parts may be newer than what is recorded of them.
+            # If there is a log, parts may be newer than their records.
             sure = shard not in unsure
             faults = {
                 name: fault_of_part(
@@ -193,7 +193,7 @@ class Repair:
         publish(parts, journal, journal.next_state(shard, complete=False))
 
     def _strays(self, journal: Journal) -> None:
-        """Parts that neither the state file nor a log knows of."""
+        """Parts that neither the state file nor a log mentions."""
         known = {one.state.shard for one in journal.states.published()} | journal.logs.keys()
         for kind in PART_KINDS:
             for name in part_names(self._store, kind):
@@ -201,7 +201,7 @@ class Repair:
                     self.part_aside(f"{kind}/{name}", "the journal does not know it")
 
     def part_aside(self, name: str, why: str) -> None:
-        """Set a part aside, if it is there, and say so."""
+        """Set a part aside, if it exists, and report it."""
         if self._store.size(name) is None:
             self._say(f"{name} is missing")
             return
@@ -213,7 +213,7 @@ class Repair:
 
 
 def fault_of_part(store: StoreReader, name: str, schema: pa.Schema, digest: str) -> str | None:
-    """What is wrong with a part; without a digest, as far as reading all of it can tell."""
+    """What is wrong with a part; without a recorded digest, as far as reading all of it shows."""
     try:
         if digest:
             with store.open(name) as file:
@@ -254,6 +254,6 @@ def _unread(shard: int) -> ShardState:
 
 
 def _rows(one: Published) -> int:
-    """The rows that a shard's part of results held."""
+    """The rows that a shard's part of results contained."""
     groups: Iterable[list[dict[str, int]]] = one.totals["groups"]
     return sum(sums["rows_ok"] + sums["rows_error"] for *_, sums in groups)

@@ -1,4 +1,4 @@
-"""A part of the ledger that was lost, written again from what else is known of its rows."""
+"""A lost part of the ledger, written again from what else is known about its rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchrun.adapters.parts.old_part import BATCH_ROWS
 from batchrun.adapters.parts.sealer import Parts
 
 LOST = "ledger_lost"
-"""``error_code`` of an attempt of which nothing is known but its number."""
+"""``error_code`` of an attempt of which only the number is known."""
 
 _UNKNOWN = frozenset(
     "attempt queue_s retry_after_s decided_by unanswered usage_raw billed_from turn".split()
@@ -26,9 +26,9 @@ _FROM_RESULT = tuple(name for name, _ in part_schema.ATTEMPT_FIELDS if name not 
 def write_lost(parts: Parts, journal: Journal, shard: int) -> None:
     """Write a shard's part of attempts from its part of results and its log.
 
-    The attempt that decided a row is told by the row's result. Earlier ones get a line with their
-    number and the code ``ledger_lost``. Attempts of rows without an outcome are not known any
-    more; their numbers begin again.
+    The row's result names the attempt that decided it. Earlier ones get a line with their number
+    and the code ``ledger_lost``. Attempts of rows without an outcome are lost; their numbers start
+    over.
     """
     _, name = parts.pair(shard)
     schema = parts.schemas()[1]
@@ -45,7 +45,7 @@ def write_lost(parts: Parts, journal: Journal, shard: int) -> None:
 
 
 def _lines(parts: Parts, journal: Journal, shard: int) -> Iterator[tuple[Any, ...]]:
-    """The lines by row and number, but for those that the log holds."""
+    """The lines by row and number, except those in the log."""
     logged: defaultdict[int, set[int]] = defaultdict(set)
     for row, number in journal.exchanges(shard):
         logged[row].add(number)
@@ -68,7 +68,7 @@ def _lines(parts: Parts, journal: Journal, shard: int) -> Iterator[tuple[Any, ..
 def _of_row(
     row: int, decided: int, logged: set[int], result: Mapping[str, Any] | None
 ) -> Iterator[tuple[Any, ...]]:
-    """The lines of one row, whose result (None: it has none) came with attempt ``decided``."""
+    """The lines of one row; its result (None: it has none) came with attempt ``decided``."""
     for number in range(1, max(decided, *logged, 0) + 1):
         if number not in logged:
             yield _line(row, number, result if number == decided else None)

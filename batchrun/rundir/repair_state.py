@@ -1,9 +1,8 @@
-"""``--repair`` of a lost state file: what it said is found out again from parts, logs and input.
+"""``--repair`` of a lost state file: its content is reconstructed from parts, logs and input.
 
-Settings come from ``summary.json`` where there is one, else from the present run. The input is
-read from its start, for the fingerprints; every part is written again, which gives digests and
-totals. The settings are noted last: a kill before that leaves a directory that only ``--repair``
-opens.
+Settings come from ``summary.json`` if there is one, else from the present run. The input is read
+from its start, for the fingerprints; every part is written again, which gives digests and totals.
+The settings are noted last: a kill before that leaves a directory that only ``--repair`` opens.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ from batchrun.rundir.resend import Build, Found, Selection, Survey
 
 
 class Rebuilding:
-    """A state file made anew for parts and logs that are there."""
+    """A new state file for existing parts and logs."""
 
     def __init__(
         self,
@@ -76,8 +75,8 @@ class Rebuilding:
         self._store = store
 
     def run(self) -> Compared:
-        """Make it. Raises ``RunChangedError`` or ``UsageError`` where settings or input are not
-        those that the parts were made with.
+        """Make it. Raises ``RunChangedError`` or ``UsageError`` if the parts were made with other
+        settings or input.
         """
         self._compare_settings()
         carry = self._given.carry(self._settings.carry, self._settings.shard_rows)
@@ -96,7 +95,7 @@ class Rebuilding:
         self._shards(parts, reader, sorted(shards))
         wording = self._compare_requests(parts, reader)
         self._note(carry, wording)
-        return Compared(carry, grown=False)  # the input was just read to the end of what is done
+        return Compared(carry, grown=False)  # the input was just read up to the last done row
 
     def _compare_settings(self) -> None:
         recorded = self._summary.get("settings")
@@ -116,7 +115,7 @@ class Rebuilding:
             raise self._refused("the input is not read as summary.json says", map(str, other))
 
     def _compare_parts(self, parts: Parts, shards: list[int]) -> None:
-        """Parts that are sound must be those of these settings and this input."""
+        """Sound parts must belong to these settings and this input."""
         size, store = self._settings.shard_rows, self._store
         for shard in shards:
             for name, schema in zip(parts.pair(shard), parts.schemas(), strict=True):
@@ -142,9 +141,9 @@ class Rebuilding:
                         raise UsageError(message)
 
     def _shards(self, parts: Parts, reader: Reader, shards: list[int]) -> None:
-        """Read the input of all shards, and publish those that are there."""
+        """Read the input of all shards, and publish the existing ones."""
         self._say(f"reading the input and writing {counted(len(shards), 'part')} again")
-        # Parts of attempts that belong to no row of the input are not looked for there.
+        # Parts of attempts that belong to no row of the input are not searched for.
         read = {
             shard: ShardState(shard, 0, b"", Position(), 1, complete=True)
             for shard in shards
@@ -164,7 +163,7 @@ class Rebuilding:
             self._shard(parts, read[shard])
 
     def _generation(self, shard: int) -> int:
-        """Before the one that the shard's log is for, or the first."""
+        """The generation before that of the shard's log, or the first."""
         log = self._journal.logs.get(shard)
         return log.generation - 1 if log is not None else 1
 
@@ -191,8 +190,8 @@ class Rebuilding:
         publish(parts, journal, journal.next_state(shard, complete=complete))
 
     def _compare_requests(self, parts: Parts, reader: Reader) -> int | None:
-        """Done rows must answer the requests that input and settings give, in some wording: the
-        one that is to be recorded.
+        """Check that done rows answer the requests that input and settings give, in some version of
+        the wording; returns that version, to be recorded.
         """
         found = self._survey(parts, reader, WORDING)
         if found.missing_from is not None:

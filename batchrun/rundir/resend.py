@@ -1,8 +1,8 @@
-"""Rows that are done and are sent again: failed ones, and those whose request changed.
+"""Done rows that are sent again: failed ones, and those with a changed request.
 
-A row's old outcome stays in its part until a new one is in the log; publishing lets the log win.
-Which rows are meant is found out shard by shard, when the shard is read: nothing here grows with
-the number of rows.
+A row's old outcome stays in its part until a new one is in the log; when the shard is published,
+the log wins. The rows are found shard by shard, when the shard is read: nothing here grows with the
+number of rows.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Build = Callable[[Row], Request]
 def endings(
     parts: Parts, journal: Journal, shard: int, *, flaws: bool = False
 ) -> dict[int, Ending]:
-    """How the rows of a shard ended, by row: as its part says, or its log, which wins. With
-    ``flaws`` the answers are looked at too.
+    """How the rows of a shard ended, by row, from its part and its log, which wins. With ``flaws``
+    the answers are checked too.
     """
     found = parts.endings(shard, flaws=flaws)
     found |= {outcome.row: ending_of(outcome) for outcome in journal.outcomes(shard)}
@@ -55,7 +55,7 @@ def count_done(parts: Parts, journal: Journal) -> tuple[int, Counter[str]]:
 
 
 def count_beyond(parts: Parts, journal: Journal, limit: int) -> int:
-    """Rows from number ``limit`` on that have an outcome, in parts and logs together."""
+    """The number of rows from ``limit`` on with an outcome, in parts and logs together."""
     first, touched = limit // journal.shard_rows, journal.touched()
     count = 0
     for published in journal.states.published():
@@ -108,8 +108,8 @@ class Selection:
         return bool(ending.flaws & self.changes.retried_flaws) or self._changed(ending, row)
 
     def spared(self, ending: Ending, row: Row) -> frozenset[str] | None:
-        """Of a row that is sent again: the flaws that a better answer may have, None where any
-        outcome takes the place of the old one.
+        """For a row that is sent again: the flaws that a better answer may have, None if any
+        outcome replaces the old one.
         """
         retried = self.changes.retried_flaws
         if not ending.flaws & retried or self._changed(ending, row):
@@ -121,7 +121,7 @@ class Selection:
 
 
 def hash_of(build: Build, row: Row) -> str | None:
-    """The hash of a row's request; None where it cannot become one, as in the results."""
+    """The hash of a row's request; None if it has no valid request, as in the results."""
     try:
         return build(row).hash
     except RowError:
@@ -131,7 +131,7 @@ def hash_of(build: Build, row: Row) -> str | None:
 @dataclass(slots=True)
 class Found:
     """What is sent again: the shards, how many rows with a completion, and failed ones by error
-    class; and whether done rows are not in the input any more, from which row on.
+    class; and, if done rows are no longer in the input, from which row on.
     """
 
     shards: set[int] = field(default_factory=set)
@@ -146,8 +146,8 @@ class Found:
 
 
 def find_failed(parts: Parts, journal: Journal, changes: Changes, limit: int | None) -> Found:
-    """Rows that are sent again for how they ended, by the totals recorded of each shard. Parts are
-    read only where ``limit`` lies inside a shard, or answers may have both flaws.
+    """Rows that are sent again because of how they ended, from the recorded totals of each shard.
+    Parts are read only if ``limit`` is inside a shard, or answers may have both flaws.
     """
     found = Found()
     size, flaws = journal.shard_rows, changes.retried_flaws
@@ -184,9 +184,9 @@ class Survey:
         *,
         amends: Collection[int] = (),
     ) -> None:
-        """``amends`` are shards whose input changed: rows of them whose request is what it was
-        get the ``custom_id`` and the carried columns that they have by now. Their parts are
-        written again during ``run``, one by one.
+        """``amends`` are shards with changed input: their rows with an unchanged request get the
+        present ``custom_id`` and carried columns. Their parts are written again during ``run``, one
+        by one.
         """
         self._parts = parts
         self._journal = journal
@@ -213,7 +213,7 @@ class Survey:
         return self._found
 
     def _shard(self, shard: int, block: Block | None, blocks: Iterator[Block]) -> Block | None:
-        """Look at one shard, whose first block is given; returns the block behind it."""
+        """Check one shard, starting with its first block; returns the block after it."""
         flaws = bool(self._selection.changes.retried_flaws)
         rest = self._rest = endings(self._parts, self._journal, shard, flaws=flaws)
         amended = False
@@ -240,7 +240,7 @@ class Survey:
         return block
 
     def _amend(self, block: Block, same: Sequence[Row], old: OldPart) -> bool:
-        """Note the new values of rows whose request is what it was; says whether there are any."""
+        """Note the new values of rows with an unchanged request; returns whether there are any."""
         before = old.below(block.first_row + len(block.rows))
         if before is None or not same:
             return False
@@ -262,7 +262,7 @@ class Survey:
 
 
 def _input_values(block: Block, schema: pa.Schema) -> pa.Table:
-    """What a block's rows bring into the results: row, custom_id, carried columns."""
+    """What a block's rows contribute to the results: row, custom_id, carried columns."""
     columns = [
         pa.array([row.number for row in block.rows], pa.int64()),
         pa.array([row.custom_id for row in block.rows], pa.string()),
@@ -274,8 +274,8 @@ def _input_values(block: Block, schema: pa.Schema) -> pa.Table:
 def first_difference(
     block: Block, ended: Mapping[int, Ending], old: OldPart, build: Build
 ) -> Row | None:
-    """The first done row of a block whose request, ``custom_id`` or carried columns differ from
-    what was published; None where there is none. ``old`` is read on to the block's end.
+    """The first done row of a block whose request, ``custom_id`` or carried columns differ from the
+    published ones; None if there is none. ``old`` is advanced to the block's end.
     """
     before = old.below(block.first_row + len(block.rows))
     places: dict[int, int] = {}
@@ -296,7 +296,7 @@ def first_difference(
 
 
 class SelectingReader:
-    """A reader that finds out, with a shard's first block, which of its rows stand."""
+    """A reader that finds out, at a shard's first block, which of its outcomes stand."""
 
     def __init__(
         self,
@@ -307,7 +307,7 @@ class SelectingReader:
         shards: Collection[int],
         known: dict[int, Known],
     ) -> None:
-        """Fills ``known`` for these shards while they are read, before their blocks come."""
+        """Fills ``known`` for these shards as they are read, before returning their blocks."""
         self._reader = reader
         self._parts = parts
         self._journal = journal
@@ -339,11 +339,12 @@ class SelectingReader:
                 shard = block.shard
                 ended = endings(self._parts, self._journal, shard, flaws=flaws)
                 standing, kept = set(ended), {}
-                # Another process of a fleet sent them again, and did not come to the shard's end.
+                # Another process of a fleet sent them again, and did not finish the shard.
                 anew = {outcome.row for outcome in self._journal.outcomes(shard)}
                 state = self._journal.state(shard)
                 self._known[shard] = Known(
-                    # This one loses rows of blocks that were not handed on yet; `kept` gets them.
+                    # ``kept`` gets the rows of blocks that were not returned yet, which are removed
+                    # here.
                     standing,
                     last_attempts(self._parts, self._journal, shard),
                     recorded=state is not None

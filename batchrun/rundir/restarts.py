@@ -1,9 +1,9 @@
 """``--restart`` with ``--reuse``: what was set aside, and a restart that continues after a kill.
 
-A note beside the run directory says what is moved where, before anything moves, and what the
-restart was asked for with. While it is there, every start finishes the move. Then the new state
-file takes it over: the same command finds its own restart there and goes on with it, as long as
-rows are pending; any other ``--restart`` begins anew.
+A note next to the run directory records what is moved where, before anything moves, and the intent
+of the restart. As long as it exists, every start finishes the move. Then the new state file takes
+it over: the same command finds its own restart there and continues it while rows are pending; any
+other ``--restart`` starts over.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from batchrun.core.settings.differences import REPEAT
 from batchrun.rundir import state_reader
 
 KEY = "restart"
-"""The key of the state file for the restart that a run began with."""
+"""The key in the state file for the restart that a run began with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A directory of ``--reuse``: as it is called, where it is, and its checkpoint if that is
+    """A directory of ``--reuse``: its name as given, where it is, and its checkpoint if that is
     elsewhere.
     """
 
@@ -34,7 +34,7 @@ class Named:
 
 
 class Intent(NamedTuple):
-    """What a run with ``--reuse`` is asked for: the directories named, the settings that shape
+    """The intent of a run with ``--reuse``: the directories named, the settings that shape
     requests, the input files. JSON values.
     """
 
@@ -44,9 +44,8 @@ class Intent(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A restart: where the contents go, where their checkpoint goes, what was set aside before by
-    restarts that did not come to their end (``[directory, checkpoint]`` each), and what it was
-    asked for with.
+    """A restart: where the contents go, where their checkpoint goes, what unfinished restarts set
+    aside before (``[directory, checkpoint]`` each), and its intent.
     """
 
     aside: str
@@ -62,23 +61,23 @@ class Note(NamedTuple):
 
 
 def note_path(folder: Path) -> Path:
-    """Where the note of a directory is: beside it, hidden."""
+    """The hidden note of a directory, next to it."""
     folder = folder.resolve()
     return folder.with_name(f".{folder.name}.restart")
 
 
 def pending(folder: Path) -> Note | None:
-    """The restart that was begun and not taken over yet; None where there is none."""
+    """The restart that was begun and not taken over yet; None if there is none."""
     return noted(files.read_json(note_path(folder)))
 
 
 def taken_over(checkpoint: Path) -> Note | None:
-    """The restart that the run of this checkpoint began with; None where it began otherwise."""
+    """The restart that the run of this checkpoint began with; None if it began otherwise."""
     return noted(state_reader.values(checkpoint, KEY).get(KEY))
 
 
 def noted(found: object) -> Note | None:
-    """A note as it was written; None where there is none."""
+    """The note in a file; None if there is none."""
     if not isinstance(found, dict):
         return None
     with contextlib.suppress(TypeError):
@@ -87,15 +86,13 @@ def noted(found: object) -> Note | None:
 
 
 def goes_on(checkpoint: Path, summary: object, intent: Intent) -> bool:
-    """Whether the run of this checkpoint is the restart that is asked for, with rows pending."""
+    """Whether the run of this checkpoint is the requested restart, with rows pending."""
     note = taken_over(checkpoint)
     return note is not None and note.intent == list(intent) and not is_complete(summary)
 
 
 def is_complete(summary: object) -> bool:
-    """Whether a summary is that of a run whose rows are all done, those behind a ``--limit``
-    included.
-    """
+    """Whether a summary is from a run with all rows done, including those after a ``--limit``."""
     told = summary if isinstance(summary, Mapping) else {}
     rows, settings = told.get("rows"), told.get("settings")
     if not isinstance(rows, Mapping) or rows.get("pending") != 0:
@@ -106,13 +103,13 @@ def is_complete(summary: object) -> bool:
 
 
 def unfinished(checkpoint: Path, summary: object) -> Note | None:
-    """The restart that the run of this checkpoint began with, where rows of it are pending."""
+    """The restart that the run of this checkpoint began with, if rows of it are pending."""
     return None if is_complete(summary) else taken_over(checkpoint)
 
 
 def begin(folder: Path, aside: str, kept: str, before: Note | None, intent: Intent) -> None:
-    """Note a restart beside ``folder``, durably, before anything moves. ``before`` is an earlier
-    one that did not finish: what that set aside has answers that nobody took yet.
+    """Note a restart next to ``folder``, durably, before anything moves. ``before`` is an earlier
+    one that did not finish: the contents it set aside have answers that were not reused yet.
     """
     earlier = [] if before is None else [[before.aside, before.checkpoint], *before.earlier]
     path = note_path(folder)
@@ -121,7 +118,7 @@ def begin(folder: Path, aside: str, kept: str, before: Note | None, intent: Inte
 
 
 def end(folder: Path) -> None:
-    """The new state file tells of the restart: the note goes."""
+    """Remove the note: the new state file records the restart."""
     path = note_path(folder)
     with contextlib.suppress(FileNotFoundError):
         disk.unlink(path)

@@ -1,4 +1,4 @@
-"""What a run has spent so far, as its directory is opened: published parts and logs together."""
+"""What a run had spent when its directory was opened: published parts and logs together."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from batchrun.core.run.totals import Totals
 
 
 class Spent(NamedTuple):
-    """The bill in picodollars, None while no cost is known; what of it was no answer of an ok row;
-    and the tokens.
+    """The bill in picodollars, None while no cost is known; the part of it that did not produce the
+    answer of an ok row; and the tokens.
     """
 
     bill_pd: int | None
@@ -22,18 +22,18 @@ class Spent(NamedTuple):
 
 
 def published(totals: Totals) -> Spent:
-    """What recorded totals say."""
+    """The amounts in recorded totals."""
     return Spent(*totals.bill(), sum(map(_tokens, totals.usage_rows())))
 
 
 def _tokens(told: Mapping[str, int | None]) -> int:
-    """The tokens of an exchange or of many: some servers tell the parts and no total."""
+    """The tokens of one or more exchanges: some servers report the parts without a total."""
     parts = (told["prompt_tokens"] or 0) + (told["completion_tokens"] or 0)
     return max(told["total_tokens"] or 0, parts)
 
 
 def spent(journal: Journal) -> Spent:
-    """All of it. A log holds exchanges that the recorded totals of its shard do not have yet."""
+    """All of it. A log has exchanges that the recorded totals of its shard do not include yet."""
     totals = Totals()
     for shard in journal.states.published():
         totals.add(shard.totals)
@@ -48,7 +48,8 @@ def spent(journal: Journal) -> Spent:
                 attempt, kept = read_attempt(bytes(log.body(place))), False
             else:
                 continue
-            # A failure that was withheld for a while is there twice: alone, and as the row's end.
+            # A failure that was withheld for a while is recorded twice: alone, and as the row's
+            # end.
             if attempt is None or (attempt.row, attempt.number) in counted:
                 continue
             counted.add((attempt.row, attempt.number))

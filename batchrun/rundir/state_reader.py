@@ -1,6 +1,6 @@
-"""What a state file says, read without its lock and without writing, for those who check it.
+"""Reads a state file without its lock and without writing, for checks and views.
 
-It shares no code with ``states``, which writes the file: what is wrong is told, not raised.
+It shares no code with ``states``, which writes the file: problems are returned, not raised.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from batchrun.records import Position
 
 STATES = "journal.db"
 FORMATS = (1, 2)
-"""Format 2 knows the sizes and marks of parts."""
+"""Format 2 has the sizes and marks of parts."""
 APPLICATION_ID = 0x62617472
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedShard:
-    """What is recorded of one shard's parts."""
+    """The record of one shard's parts."""
 
     shard: int
     rows_read: int
@@ -40,9 +40,9 @@ class RecordedShard:
     attempts_sha256: str
     totals: dict[str, Any]
     requests: tuple[str, int] | None = None
-    """Digest and rows of the part of requests; None where the shard has none."""
+    """Digest and rows of the part of requests; None if the shard has none."""
     results_mark: tuple[int, str] | None = None
-    """Size and word of the part of results; None where they are not recorded."""
+    """Size and mark of the part of results; None if they are not recorded."""
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Recorded:
 
     @property
     def carried(self) -> pa.Schema | None:
-        """The carried columns; None where they are not recorded, or not as a schema."""
+        """The carried columns; None if they are not recorded, or not as a schema."""
         data = self.meta.get("carry_schema")
         if not isinstance(data, bytes):
             return None
@@ -72,7 +72,7 @@ class Recorded:
 
 
 def read(checkpoint: Path) -> Recorded | None:
-    """What the state file of a checkpoint says; None where there is no such file."""
+    """The content of a checkpoint's state file; None if there is no such file."""
     path = checkpoint / STATES
     if not path.is_file():
         return None
@@ -95,8 +95,8 @@ def read(checkpoint: Path) -> Recorded | None:
 
 
 def values(checkpoint: Path, *keys: str) -> dict[str, Any]:
-    """Some values of the state file, those that are there and sound. Whatever is wrong with the
-    file is found by whoever opens it in earnest.
+    """The requested values of the state file that exist and are sound. Problems with the file are
+    reported when the run itself opens it.
     """
     path = checkpoint / STATES
     found = Recorded()
@@ -113,8 +113,8 @@ def values(checkpoint: Path, *keys: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """The file for reading. What a kill left in its log is read too, on a copy: reading that in
-    place would write.
+    """The file, opened for reading. Transactions that a kill left in its write-ahead log are read
+    from a copy, since reading them in place would write.
     """
     wal = path.with_name(path.name + "-wal")
     with contextlib.ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""How much a simulated server can do at once: pure figures, which ``scheduler.py`` runs by.
+"""How much a simulated server can do at once: pure figures, used by ``scheduler.py``.
 
-A request is so much work, in units of its capacity: seconds on an idle server, or tokens. What is
-running makes progress at one pace, which depends on how many run.
+A request is an amount of work, in units of the capacity: seconds on an idle server, or tokens. All
+running requests progress at one pace, which depends on how many run.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Protocol
 from batchrun.simulator.latency import FixedLatency, Latency
 
 SLOW_S = 0.1
-"""What a request takes on an idle server, where a capacity counts seconds and no latency is set."""
+"""The time of a request on an idle server, if a capacity counts seconds and no latency is set."""
 
 
 class Capacity(Protocol):
@@ -19,27 +19,27 @@ class Capacity(Protocol):
 
     @property
     def queue_max(self) -> float:
-        """So many requests may wait; one more is refused."""
+        """How many requests may wait; one more is refused."""
 
     @property
     def kv_tokens_max(self) -> float:
-        """Room for the tokens of what is running, prompts and answers."""
+        """Room for the tokens of running requests, prompts and answers."""
 
     @property
     def latency(self) -> Latency:
-        """The latency where none is set."""
+        """The latency if none is set."""
 
     @property
     def by_tokens(self) -> bool:
         """Whether work is tokens; then the latency passes before the first one. Else it is the
-        seconds that the latency says.
+        seconds of the latency.
         """
 
     def admits(self, running: int) -> bool:
-        """Whether one more may run beside so many, as far as numbers go."""
+        """Whether one more may run besides ``running`` others, judging by their number."""
 
     def pace_s(self, running: int) -> float:
-        """Seconds for a unit of work while so many run."""
+        """Seconds for a unit of work while ``running`` requests run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Slots:
         _require("slots Q", self.queue_max, least=0)
 
     def admits(self, running: int) -> bool:
-        """One request a slot."""
+        """One request per slot."""
         return running < self.slots
 
     def pace_s(self, running: int) -> float:
@@ -96,8 +96,8 @@ class Knee:
 @dataclass(frozen=True, slots=True)
 class Batching:
     """Generates a token for everything that runs in ``base_ms + each_ms * running`` milliseconds,
-    as engines with continuous batching do. What is running and would need more than
-    ``kv_tokens_max`` tokens is preempted, the youngest first: it waits, and starts over.
+    as engines with continuous batching do. If running requests need more than ``kv_tokens_max``
+    tokens, the youngest are preempted first: they wait, and start over.
     """
 
     base_ms: float
@@ -113,7 +113,7 @@ class Batching:
         _require("batching KV", self.kv_tokens_max, least=1)
 
     def admits(self, running: int) -> bool:
-        """Any number, as far as their tokens have room."""
+        """Any number, if there is room for their tokens."""
         del running
         return True
 
@@ -129,7 +129,7 @@ _HUGE = 1e12
 def parse_capacity(text: str) -> Capacity:
     """Read a capacity as the command line writes it, such as ``slots:4:1000``.
 
-    Raises ValueError, which names the forms there are or the figure that cannot be.
+    Raises ValueError naming the valid forms or the invalid figure.
     """
     name, *written = text.split(":")
     try:

@@ -1,4 +1,4 @@
-"""The errors of real servers, one of each kind, by the name they are asked for.
+"""The errors of real servers, one of each kind, by name.
 
 Every line of the verdict table that a reply can reach is here in the shape of a server known for
 it: OpenAI's envelope, Anthropic's, Google's array, Azure's inner error, FastAPI's list, a flat
@@ -351,4 +351,4 @@ CATALOGUE: Mapping[str, Rejection] = {
 }
 
 WAITING = frozenset({"402-in-flight", "429", "429-slow-down"})
-"""Those that also say how long to wait, as the simulator's options have it."""
+"""Those that also say how long to wait, taken from the simulator's options."""

@@ -1,4 +1,4 @@
-"""What changes while the server works: a capacity or a limit that is taken away, or given back."""
+"""Changes while the server works: a capacity or a limit that is removed, or restored."""
 
 import math
 from typing import NamedTuple
@@ -11,7 +11,7 @@ _FORM = "SECONDS:NAME=VALUE, such as 30:rpm=600, 60:capacity=slots:2:100 or 90:t
 
 class Change(NamedTuple):
     """``name`` (one of NAMES) has another value from ``at_s`` seconds after the first request on: a
-    capacity, or a rate per minute. None takes the limit away.
+    capacity, or a rate per minute. None removes the limit.
     """
 
     at_s: float
@@ -21,7 +21,7 @@ class Change(NamedTuple):
 
 
 def parse_change(text: str) -> Change:
-    """Read a change as the command line writes it. Raises ValueError for what cannot be."""
+    """Read a change as the command line writes it. Raises ValueError for an invalid one."""
     at, colon, rest = text.partition(":")
     name, equals, written = rest.partition("=")
     if not colon or not equals or name not in NAMES:

@@ -16,19 +16,20 @@ DEFAULT_MODEL = "simulator"
 CHOICES_MAX = 128
 
 CACHED_MIN, CACHED_STEP = 1024, 128
-"""Tokens of a prompt's beginning are cached from so many on, in steps, as OpenAI documents. That
-the instructions at its beginning are in the cache stands for the other requests that share them."""
+"""From this many tokens on, a prompt's beginning is cached, in steps, as OpenAI documents. The
+instructions at its beginning count as cached, as if by other requests that share them.
+"""
 _INSTRUCTING = ("system", "developer")
 
 _EFFORTS = {"none": 0, "minimal": 20, "low": 40, "medium": 100, "high": 300, "xhigh": 800}
-"""How many tokens the model thinks, by `reasoning_effort`; not at all where it is not set."""
+"""Reasoning tokens, by `reasoning_effort`; none if it is not set."""
 _TIERS = {name: name for name in ("default", "flex", "priority", "scale")} | {"auto": "default"}
-"""The tier that serves, by the `service_tier` that is asked for."""
+"""The tier that serves, by the requested `service_tier`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What an answer depends on, out of a valid request body."""
+    """The parts of a valid request body that an answer depends on."""
 
     model: str
     said: str  # the text of the last user message, or of the last message if no user speaks
@@ -65,7 +66,8 @@ CHARGES: Mapping[str, Callable[[int, int, int], int]] = {
     "real": lambda prompt, _, generated: prompt + generated,
 }
 """What a request counts against a token limit, given its prompt's tokens, the most that it may
-generate, and what it will. ``real`` is known when it comes in, as if by magic."""
+generate, and what it will. ``real`` uses the actual tokens, as if known in advance.
+"""
 
 
 def read_body(raw: bytes) -> tuple[dict[str, Any], bytes]:
@@ -167,7 +169,7 @@ def _read_stream(body: dict[str, Any]) -> tuple[bool, bool]:
 
 
 class _Told(NamedTuple):
-    """What the messages say."""
+    """The texts of the messages."""
 
     said: str
     tokens: int

@@ -26,7 +26,7 @@ _JSON = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How the endpoint's model answers, whatever it is asked."""
+    """How the endpoint's model answers any request."""
 
     reply_bytes: int | None = None  # size of an answer's content; None = 40 to 120 tokens
     refusal_rate: float = 0.0  # share of the requests that the model refuses
@@ -49,7 +49,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model says to one request; the same at every asking."""
+    """The answer to one request; the same every time it is sent."""
 
     request: ChatRequest
     choices: tuple[Said, ...]
@@ -222,7 +222,7 @@ def spoil(answer: Answer, fault: str, chance: float) -> Answer:
 
 
 def _half(said: Said) -> Said:
-    """What is there when half of it is generated; the reasoning is not touched."""
+    """The answer cut after half of it was generated; the reasoning is unchanged."""
     told = said.content if said.refusal is None else said.refusal
     left = max((said.tokens - said.reasoning_tokens) // 2, 1)
     calls, spent, _ = _cut_calls(said.calls, left)

@@ -1,4 +1,4 @@
-"""The simulator inside another program: a server in a thread of its own."""
+"""The simulator inside another program: a server in a separate thread."""
 
 import asyncio
 from concurrent.futures import Future
@@ -52,7 +52,7 @@ class EmbeddedSimulator:
 
     @property
     def base_url(self) -> str:
-        """What a client takes for its base URL, `/v1` included."""
+        """The base URL for a client, including `/v1`."""
         return self._live.server.base_url
 
     @property
@@ -70,7 +70,7 @@ class EmbeddedSimulator:
         return asyncio.run_coroutine_threadsafe(read(), live.loop).result()
 
     def reset_stats(self) -> None:
-        """Forget everything, also how often each request was asked."""
+        """Forget everything, including how often each request was sent."""
 
         async def reset() -> None:
             live.server.simulator.ledger.reset()

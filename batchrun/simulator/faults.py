@@ -1,4 +1,4 @@
-"""Which askings go wrong, and how: one draw against one table of shares."""
+"""Which requests go wrong, and how: one draw against one table of shares."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ TRUNCATED = "truncated"  # half of an answer, with finish_reason `length`
 EMPTY = "empty"  # an answer without content
 
 STREAM_FAULTS = frozenset({STREAM_END, STREAM_STALL, STREAM_ERROR, NO_DONE, ODD_FRAMING})
-"""These happen to streams alone; a plain answer that draws one of them goes well."""
+"""These only happen to streams; a plain answer that draws one of them succeeds."""
 ANSWER_FAULTS = frozenset({INVALID, TRUNCATED, EMPTY})
 """These are the model's: what is sent is a completion like any other."""
 FAULTS = frozenset(
@@ -32,7 +32,7 @@ FIRST_FAULT = "500"  # what `fail_first` answers
 
 
 class FaultTable:
-    """Shares of all askings per fault, laid end to end on [0, 1); the rest of it goes well."""
+    """Shares of all requests per fault, laid end to end on [0, 1); the rest succeeds."""
 
     __slots__ = ("_bounds", "_fail_first", "_names", "may_fault")
 
@@ -46,7 +46,7 @@ class FaultTable:
         self.may_fault = bool(chosen) or fail_first > 0
 
     def draw(self, chance: float, asked_before: int) -> str | None:
-        """The fault of an asking, from a uniform draw in [0, 1); None if it is answered."""
+        """The fault of a request, from a uniform draw in [0, 1); None if it is answered."""
         if asked_before < self._fail_first:
             return FIRST_FAULT
         share = bisect_right(self._bounds, chance)
@@ -54,7 +54,7 @@ class FaultTable:
 
 
 def require_rates(rates: Iterable[tuple[str, float]]) -> None:
-    """Raise ValueError unless the names are faults and the shares fit together into 1."""
+    """Raise ValueError unless the names are faults and the shares add up to at most 1."""
     total = 0.0
     for name, rate in rates:
         if name not in FAULTS:

@@ -11,7 +11,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def write_gauges(
     scheduler: Scheduler, in_flight: int, prompt_tokens: int, completion_tokens: int, model: str
 ) -> bytes:
-    """The load at one moment. A server without a capacity runs all that is in flight."""
+    """The load at one moment. A server without a capacity runs all requests in flight."""
     running = in_flight if scheduler.capacity is None else scheduler.running
     rows = (
         ("num_requests_running", "gauge", "Requests that run.", running),

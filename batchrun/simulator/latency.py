@@ -13,7 +13,7 @@ class Latency(Protocol):
     """Seconds from a request's arrival to its answer."""
 
     def seconds(self, draw: float, completion_tokens: int) -> float:
-        """The wait for a draw in [0, 1) and an answer of so many tokens."""
+        """The wait for a draw in [0, 1) and an answer of ``tokens`` tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ _FORMS = "fixed:SECONDS, lognormal:MEDIAN:SIGMA or per-token:BASE:SECONDS_PER_TO
 def parse_latency(text: str) -> Latency:
     """Read a latency model as the command line writes it, such as `lognormal:0.4:0.5`.
 
-    Raises ValueError with the forms there are.
+    Raises ValueError naming the valid forms.
     """
     name, *written = text.split(":")
     try:

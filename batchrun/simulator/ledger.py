@@ -1,4 +1,4 @@
-"""What the endpoint saw and did, counted on its side of the wire.
+"""The endpoint's own count of what it received and did.
 
 Every exchange is counted when it arrives and settled exactly once: answered with a status,
 dropped, cut, stalled, or given up by the client. With nothing in flight, `requests_total` is the
@@ -21,7 +21,7 @@ GIVEN_UP = "given_up"  # the client went away, or the server stopped, before the
 
 @dataclass(slots=True)
 class Asks:
-    """How often one request was asked."""
+    """How often one request was sent."""
 
     asked: int = 0
     admitted: int = 0  # got past the checks and limits: numbers the askings that draw chances
@@ -82,7 +82,7 @@ class RequestLedger:
         return Exchange(self)
 
     def reset(self) -> None:
-        """Forget everything, also how often each request was asked.
+        """Forget everything, including how often each request was sent.
 
         Exchanges in flight are settled in the counts in which they began, which are gone.
         """
@@ -155,7 +155,7 @@ class Exchange:
         self._asks, self._ask = asks, asks.asked
 
     def unreadable(self) -> None:
-        """Note that the body is not JSON object."""
+        """Note that the body is not a JSON object."""
         self._counts.unreadable += 1
 
     def admit(self) -> int:

@@ -1,7 +1,7 @@
-"""The headers that tell a client of the limits, as the servers of this world spell them.
+"""The rate limit headers, in the spellings of real servers.
 
-What stands in them is the simulator's own: its buckets, per minute. Where a server tells another
-window, a limit of that is told: of a second the same rate, of a day a hundred minutes' worth.
+Their values are the simulator's own: its buckets, per minute. If a server reports another window,
+the limit is converted: the same rate for a second, a hundred minutes' worth for a day.
 """
 
 import math
@@ -150,7 +150,7 @@ DIALECTS: Mapping[str, Writer] = {
     "ietf": _ietf,
     "none": _none,
 }
-"""By the name that asks for them; `none` tells nothing."""
+"""The dialects by name; `none` reports nothing."""
 
 
 def write(dialect: str, limits: Iterable[Standing], wall_s: float) -> dict[str, str]:

@@ -7,7 +7,7 @@ window counts what was admitted in the last so many seconds (by default 60), a f
 admitted since the window began. Refused requests cost nothing.
 
 A request that costs more than a window's worth waits until nothing else counts, and leaves a debt.
-One that costs more than a whole minute's tokens can never pass, and is told so.
+One that costs more than a whole minute's tokens can never pass, and the reply says so.
 """
 
 import math
@@ -20,7 +20,7 @@ from batchrun.simulator.limit_headers import DAY_MINUTES, SECONDS_PER_DAY, Stand
 
 SECONDS_PER_MINUTE = 60.0
 DAY_SHARE = DAY_MINUTES * SECONDS_PER_MINUTE / SECONDS_PER_DAY
-# Levels are sums of floats: a wait told to a client must be enough when it has passed.
+# Levels are sums of floats: a wait sent to a client must be long enough.
 _ROUNDING = 1e-9
 
 
@@ -43,7 +43,7 @@ class Counter(Protocol):
         """Charge an admitted request."""
 
     def set_rate(self, rate_per_min: float, now_s: float) -> None:
-        """Enforce another rate from now on; what was admitted still counts."""
+        """Enforce another rate from now on; admitted requests still count."""
 
 
 class Bucket:
@@ -224,7 +224,7 @@ class Limits:
             "requests": window_s if rpm_window_s is None else rpm_window_s,
             "tokens": window_s if tpm_window_s is None else tpm_window_s,
         }
-        # The bucket of a day is told by some, and enforced by nobody.
+        # Some dialects report a daily bucket, which is not enforced.
         self._counters: dict[str, tuple[Counter, Bucket]] = {}
         self.set_rate("requests", rpm, now_s)
         self.set_rate("tokens", tpm, now_s)
@@ -242,7 +242,7 @@ class Limits:
             self._counters[kind] = counter, Bucket(rate * DAY_SHARE, SECONDS_PER_DAY, now_s)
 
     def admit(self, tokens: int, now_s: float) -> OverLimit | None:
-        """Charge a request of so many tokens to both limits, or refuse it and charge neither."""
+        """Charge a request to both limits, or refuse it and charge neither."""
         costs = {"requests": 1, "tokens": tokens}
         for kind, (counter, _) in self._counters.items():
             cost = costs[kind]
@@ -257,7 +257,7 @@ class Limits:
         return None
 
     def headers(self, now_s: float, wall_s: float = 0.0) -> dict[str, str]:
-        """What is told of the limits that are set, in the dialect asked for. `wall_s` is the wall
+        """The headers for the limits that are set, in the chosen dialect. `wall_s` is the wall
         clock, in seconds since the epoch, for resets that are moments.
         """
         if not self._counters:

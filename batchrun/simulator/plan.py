@@ -1,4 +1,4 @@
-"""How the simulated endpoint is to behave: every knob, checked when the options are built."""
+"""The behaviour of the simulated endpoint: all options, checked when they are built."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -39,8 +39,8 @@ REASONING_FIELDS = ("reasoning_content", "reasoning")
 class SimulatorOptions:
     """The endpoint's behaviour; the default answers everything at once and never fails.
 
-    Rates are shares of all askings, between 0 and 1, and add up to at most 1. Raises ValueError
-    for what cannot be simulated.
+    Rates are shares of all requests, between 0 and 1, and add up to at most 1. Raises ValueError
+    for options that cannot be simulated.
     """
 
     host: str = LOCALHOST  # loopback only: the endpoint has no protection

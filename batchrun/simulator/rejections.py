@@ -1,5 +1,5 @@
-"""Every answer that is not a completion, and when it is given. The catalogue of those that are
-asked for by rate is in `catalogue.py`.
+"""Every answer that is not a completion, and when it is sent. Those that are configured by rate are
+in `catalogue.py`.
 """
 
 from batchrun.simulator.catalogue import CATALOGUE, HTML, JSON, WAITING, Rejection, envelope
@@ -9,7 +9,7 @@ __all__ = ["HTML", "JSON", "Rejection"]
 
 
 class RejectedError(Exception):
-    """The request gets `rejection` for an answer."""
+    """The request is answered with `rejection`."""
 
     def __init__(self, rejection: Rejection) -> None:
         super().__init__(f"HTTP {rejection.status}")
@@ -30,7 +30,7 @@ ERROR_200 = Rejection(
 )
 
 INJECTED = CATALOGUE
-"""The errors that can be asked for by rate, by the name they are asked for."""
+"""The errors that can be configured by rate, by name."""
 
 
 def injected(name: str, retry_after_s: float) -> Rejection:

@@ -1,9 +1,9 @@
 """Runs requests by what the server can do at once (``capacity.py``), on the event loop's clock.
 
-Everything that runs makes the same progress, so one number says how far all of it is: the work
-that a request would have got which ran from the beginning. A request that starts at 7.0 and has
-2.5 to do ends when that number is 9.5. The moments at which something happens stand in a heap by
-this number; when it passes more slowly, because more is running, nothing in the heap changes.
+Everything that runs makes the same progress, so one number describes it: the work that a request
+running from the beginning would have received. A request that starts at 7.0 and has 2.5 to do ends
+when that number is 9.5. Events are in a heap ordered by this number; when it grows more slowly,
+because more is running, nothing in the heap changes.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class QueueFullError(Exception):
 
 
 class _Mark(NamedTuple):
-    """Somebody wants to know when a request has got so far."""
+    """A waiter for a request's progress."""
 
     work: float
     reached: asyncio.Future[None]
@@ -197,7 +197,7 @@ class Scheduler:
         return self._prompts + len(self._running) * self._progress
 
     def _settle(self) -> None:
-        """Tell who has got where, make room, let in whoever fits, and set the timer."""
+        """Wake the waiters, make room, start the requests that fit, and set the timer."""
         while self._heap and self._heap[0][0] <= self._progress + _ROUNDING:
             _, _, turn, job, reached = heapq.heappop(self._heap)
             if job.turns != turn or job.begun is None or reached.done():
@@ -231,8 +231,8 @@ class Scheduler:
         heapq.heappush(self._heap, entry)
 
     def _preempt(self) -> None:
-        """Take the place of the request that began last. It waits in front of the others, until
-        there is room for as much as it had, so that it is not let in and out all the time.
+        """Preempt the request that began last. It waits in front of the others until there is room
+        for as much as it had, so that it is not started and preempted all the time.
         """
         job = next(reversed(self._running))
         assert job.begun is not None

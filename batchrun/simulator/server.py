@@ -59,7 +59,7 @@ class HangUp(web.StreamResponse):
     """Closes the connection instead of answering, or of finishing an answer."""
 
     async def prepare(self, request: web.BaseRequest) -> NoReturn:
-        """Raise what aiohttp takes for a client that went away: it closes and says nothing."""
+        """Raise what aiohttp treats as a disconnected client: it closes silently."""
         del request
         raise ConnectionResetError("the simulator hangs up")
 

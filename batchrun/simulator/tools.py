@@ -1,10 +1,10 @@
 """Tools: what a request offers and asks for, and the calls that the simulated model makes.
 
-`tool_choice` is kept to as OpenAI does: `none` gives text, `required` at least one call, a named
-tool one call of it, and with `auto` the model decides: about half of the requests get calls, none
-does whose last message is a tool's result. Without `parallel_tool_calls: false` there may be
-several. About every fourth answer with calls has text beside them, unless calls were asked for.
-The older `functions` and `function_call` are kept to likewise, with one call at most.
+`tool_choice` is honoured as OpenAI does: `none` gives text, `required` at least one call, a named
+tool one call of it, and with `auto` the model decides: about half of the requests get calls, but
+none if the last message is a tool's result. Without `parallel_tool_calls: false` there may be
+several. About every fourth answer with calls also has text, unless calls were required. The older
+`functions` and `function_call` are honoured in the same way, with one call at most.
 """
 
 import re

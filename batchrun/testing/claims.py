@@ -1,4 +1,4 @@
-"""A fake of ``ports.ClaimStore``: records in memory, and a clock of the store's own."""
+"""A fake of ``ports.ClaimStore``: records in memory, and the store's own clock."""
 
 from __future__ import annotations
 

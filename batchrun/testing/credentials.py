@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 
 class FakeCredentials:
-    """Gives the keys of a script, one a renewal; the key in use stays where the script has it
-    again, and where it has ended. An exception in the script is raised.
+    """Returns the keys of a script, one per renewal; the key in use stays if the script repeats it,
+    or has ended. An exception in the script is raised.
     """
 
     def __init__(self, keys: Sequence[str | Exception]) -> None:

@@ -12,7 +12,7 @@ from batchrun.records import NO_USAGE, Reply, Request, Usage
 
 
 class FakePermit:
-    """``ports.Permit`` that remembers what it was settled with, each time."""
+    """``ports.Permit`` that records every settlement."""
 
     def __init__(self, gate: FakeGate, tokens: int, queue_s: float) -> None:
         self.queue_s = queue_s
@@ -50,11 +50,11 @@ class FakeGate:
         self.held_max = 0
         self.permits: list[FakePermit] = []
         self.cool_downs: list[float | None] = []
-        """The waits asked for, as they were asked."""
+        """The requested waits, in order."""
         self.holds: list[float] = []
-        """The waits before a probe, as they were asked."""
+        """The requested waits before a probe, in order."""
         self.heard_of: list[Reply] = []
-        """The replies that it was told of."""
+        """The reported replies."""
         self.probing = False
         self._held_until_s: float | None = None
         self.concurrency = concurrency
@@ -107,7 +107,7 @@ class FakeGate:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():
-                self.release()  # it was handed over a moment ago
+                self.release()  # it was just handed over
             raise
 
     def _take(self) -> None:
@@ -128,7 +128,7 @@ class FakeGate:
         self._tell()
 
     def window(self) -> dict[str, Any] | None:
-        """See ``ports.Gate``. It looks for none."""
+        """See ``ports.Gate``. It searches for none."""
         return None
 
     @property
@@ -152,11 +152,11 @@ class FakeGate:
         self._share_out()
 
     def set_rpm(self, rpm: float | None) -> None:
-        """See ``ports.Gate``. It slows nobody."""
+        """See ``ports.Gate``. It slows down nothing."""
         self.rpm = rpm
 
     def set_tpm(self, tpm: float | None) -> None:
-        """See ``ports.Gate``. It slows nobody."""
+        """See ``ports.Gate``. It slows down nothing."""
         self.tpm = tpm
 
     def _tell(self) -> None:
@@ -164,7 +164,7 @@ class FakeGate:
             self.changed()
 
     def cool_down(self, wait_s: float | None, *, sent_at_s: float, for_all: bool = False) -> bool:
-        """See ``ports.Gate``. Every refusal is everybody's; a wait that seems wise is a second."""
+        """See ``ports.Gate``. Every refusal counts for all rows; its own wait is one second."""
         del sent_at_s, for_all
         self.cool_downs.append(wait_s)
         now_s = asyncio.get_running_loop().time()
@@ -172,7 +172,7 @@ class FakeGate:
         return True
 
     def heard(self, reply: Reply | None, *, sent_at_s: float) -> None:
-        """See ``ports.Gate``. It slows nobody."""
+        """See ``ports.Gate``. It slows down nothing."""
         del sent_at_s
         if reply is not None:
             self.heard_of.append(reply)
@@ -193,7 +193,7 @@ class FakeGate:
 
     @property
     def waiting(self) -> int:
-        """See ``ports.Gate``. Whoever waits here has no permit."""
+        """See ``ports.Gate``. A waiter here has no permit."""
         return 0
 
     @property
@@ -206,7 +206,7 @@ class FakeGate:
 
     @property
     def cooling_s(self) -> float:
-        """Seconds for which nobody enters."""
+        """Seconds until an exchange may enter."""
         return max(0.0, self._cool_until_s - asyncio.get_running_loop().time())
 
     def hold(self, wait_s: float) -> None:

@@ -1,7 +1,7 @@
 """Fakes of the seams in ``batchrun.ports``: in memory, on the loop's time, and scripted.
 
-They keep the promises of the seams, and beyond that they remember what they were asked, so that a
-test can compare it with what the engine believes.
+They keep the promises of the seams, and also record their calls, so that a test can compare these
+with what the engine reports.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class FakeSource:
     ) -> None:
         self.rows = rows
         self.read = 0
-        """Rows handed out, those read twice counted twice."""
+        """Rows handed out; those read twice count twice."""
         self._shard_rows = shard_rows
         self._block_rows = block_rows
         self._end = len(rows) if limit is None else min(limit, len(rows))
@@ -96,13 +96,12 @@ Answer = Reply | TransportFault
 """How an exchange ends."""
 
 Script = Callable[[Request, int], Answer]
-"""What to answer: called with the request and how often its row was asked before."""
+"""Chooses the answer: called with the request and the number of earlier requests for its row."""
 
 
 def script_of(answers: Mapping[int, Sequence[Answer]], *, then: Answer | None = None) -> Script:
-    """A script that answers each row with its list, one after the other.
-
-    A row without a list, or at its list's end, gets ``then`` (by default a completion).
+    """A script that answers each row from its list, in order. A row without a list, or at its end,
+    gets ``then`` (by default a completion).
     """
     final = ok() if then is None else then
 
@@ -117,19 +116,19 @@ def script_of(answers: Mapping[int, Sequence[Answer]], *, then: Answer | None = 
 class FakeTransport:
     """``ports.Transport`` by a script.
 
-    ``latency_s`` is how long an exchange takes, in the loop's time, or a function of the request
-    that says so. An exchange that would take longer than ``timeout_s`` ends then, with a timeout.
+    ``latency_s`` is how long an exchange takes, in the loop's time, or a function of the request.
+    An exchange that would take longer than ``timeout_s`` ends then, with a timeout.
     """
 
     script: Script = field(default_factory=lambda: script_of({}))
     latency_s: float | Callable[[Request], float] = 0.1
     timeout_s: float = 600.0
     asked: list[int] = field(default_factory=list)
-    """The rows asked for, in order."""
+    """The rows of the requests, in order."""
     asked_at_s: list[float] = field(default_factory=list)
-    """When, in the loop's time."""
+    """Their times, in the loop's time."""
     asked_of: Counter[int] = field(default_factory=Counter)
-    """How often each row was asked for."""
+    """The number of requests for each row."""
     in_flight: int = 0
     in_flight_max: int = 0
     cancelled: int = 0
@@ -167,9 +166,8 @@ class FakeTransport:
 
 
 class FakeJournal:
-    """``ports.Journal`` in a list. What is posted within ``commit_s`` becomes durable together.
-
-    Commits fail that would make ``fails_after`` entries or more durable; it may be set meanwhile.
+    """``ports.Journal`` in a list. Entries posted within ``commit_s`` become durable together. A
+    commit that would make ``fails_after`` entries or more durable fails; it may be set at any time.
     """
 
     def __init__(self, *, commit_s: float = 0.025, fails_after: int | None = None) -> None:
@@ -212,7 +210,7 @@ class FakeJournal:
 
     @property
     def pending(self) -> list[Entry]:
-        """What was posted and is not durable yet."""
+        """Entries that were posted and are not durable yet."""
         return [entry for entry, _ in self._waiting]
 
     def outcomes(self) -> dict[int, Outcome]:
@@ -220,8 +218,8 @@ class FakeJournal:
         return {entry.row: entry for entry in self.durable if isinstance(entry, Outcome)}
 
     def attempts(self) -> list[Attempt]:
-        """All durable attempts, those that decided an outcome included. One that is there twice, by
-        itself and with its outcome, is one attempt.
+        """All durable attempts, including those that decided an outcome. One that was posted both
+        alone and with its outcome counts once.
         """
         found = {}
         for entry in self.durable:
@@ -231,7 +229,7 @@ class FakeJournal:
         return list(found.values())
 
     def _commit(self) -> None:
-        """All that waits becomes durable together, or is refused together."""
+        """All waiting entries become durable together, or are refused together."""
         self._turn = None
         group, self._waiting = self._waiting, []
         flushing, self._flushing = self._flushing, []
@@ -251,8 +249,8 @@ class FakeJournal:
 class FakePublisher:
     """``ports.Publisher`` over a ``FakeJournal``: parts are dictionaries of outcomes by row.
 
-    It refuses to publish a shard that still has entries on their way into the journal: the real
-    one would take the log away under the writer.
+    It refuses to publish a shard with entries that are not yet in the journal: the real one would
+    remove the log under the writer.
     """
 
     def __init__(
@@ -265,7 +263,7 @@ class FakePublisher:
     ) -> None:
         self.parts: dict[int, dict[int, Outcome]] = defaultdict(dict)
         self.published: list[tuple[int, bool]] = []
-        """Shards in the order published, and whether they were said to be complete."""
+        """Shards in the order published, and whether they were published as complete."""
         self._journal = journal
         self._shard_rows = shard_rows
         self._takes_s = takes_s

@@ -76,7 +76,7 @@ def fault(kind: str, *, http_status: int | None = None) -> TransportFault:
 
 
 def chat_row(number: int, **fields: Any) -> Row:
-    """A row that can be sent, with a body of its own. ``fields`` replace the row's."""
+    """A row that can be sent, with a unique body. ``fields`` replace the row's."""
     said = f"question {number}"
     body = {"model": MODEL, "messages": [{"role": "user", "content": said}]}
     row = Row(number, f"id-{number}", body, None, len(said) + 80)

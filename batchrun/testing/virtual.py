@@ -1,10 +1,10 @@
-"""An event loop on virtual time: nobody sleeps, and an hour of waiting takes no time.
+"""An event loop on virtual time: nothing sleeps, and an hour of waiting takes no time.
 
-The loop is asyncio's own; only its selector and its clock are replaced. Where it would sleep until
-the next timer, the clock jumps there instead. Where there is no timer either, nothing can ever
-happen again: that is a deadlock, and an error rather than a hanging test.
+The loop is asyncio's own; only its selector and its clock are replaced. Instead of sleeping until
+the next timer, the clock jumps there. Without a timer nothing can ever happen again: that is a
+deadlock, which raises an error instead of hanging the test.
 
-Everything must happen on the loop: a thread's work takes no virtual time and is not waited for.
+Everything must happen on the loop: a thread's work takes no virtual time and is not awaited.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ EPOCH_US = 1_767_225_600_000_000
 
 PATIENT_TURNS = 1000
 CREEP_S = 1e-6
-"""After so many turns without any time going by, each takes this long. A real clock never stands
-still, and code that waits for a rounding error to pass relies on that (aiolimiter does)."""
+"""After this many turns without any time passing, each takes this long. A real clock never stands
+still, and code that waits for a rounding error to pass relies on that (aiolimiter does).
+"""
 
 IDLE_TURNS_MAX = 200_000
-"""Turns of the loop without a wait, after which it is taken to spin."""
+"""Turns of the loop without a wait, after which it counts as spinning."""
 
 T = TypeVar("T")
 
@@ -82,12 +83,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._jumping.now_s
 
     def watch_turns(self, watch: Callable[[], None] | None) -> None:
-        """Have ``watch`` called at every turn of the loop; what it raises ends the loop."""
+        """Call ``watch`` at every turn of the loop; an exception in it ends the loop."""
         self._jumping.on_turn = watch
 
 
 class VirtualClock:
-    """``ports.Clock`` by the running virtual loop; the wall clock goes along with it."""
+    """``ports.Clock`` by the running virtual loop; the wall clock advances with it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -107,10 +108,8 @@ class VirtualClock:
 
 
 def run_virtual(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What the coroutine returns, run to its end on a virtual loop of its own.
-
-    Raises ``DeadlockError`` where all tasks wait for ever, and ``SpinError`` where they keep each
-    other busy for ever.
+    """The result of the coroutine, run to its end on a new virtual loop. Raises ``DeadlockError``
+    if all tasks wait forever, and ``SpinError`` if they keep each other busy forever.
     """
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(coroutine)

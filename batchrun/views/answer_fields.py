@@ -1,7 +1,7 @@
 """``export --expand``: the fields of answers that are JSON, as columns ``answer.FIELD``.
 
-The fields are the top-level properties of the JSON Schema that the run asked for. What an answer
-has beside them stays in ``content``, which is never changed.
+The fields are the top-level properties of the JSON Schema that the run asked for. Other fields of
+an answer stay in ``content``, which is never changed.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class AnswerFields:
         """The columns, in the order of the schema."""
 
     def added(self, table: pa.Table) -> pa.Table:
-        """The table with these columns behind its own. An answer that is not JSON object has nulls,
-        and so has a value of another type than its field's.
+        """The table with these columns appended. They are null for an answer that is not a JSON
+        object, and for a value of another type than its field's.
         """
         answers = [_object(text) for text in table.column("content").to_pylist()]
         for name, kind in self._types.items():

@@ -1,4 +1,6 @@
-"""What ``batchrun ctl`` does: find the live run of a directory, ask it, wait for its end."""
+"""Implements ``batchrun ctl``: finds the live run of a directory, sends it changes, waits for its
+end.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from batchrun.views.fleet.control import LiveFleet
 
 STARTING_S = 10.0
-"""A run that was just started has its socket by then."""
+"""How long a run that was just started may take to open its socket."""
 ANSWER_S = 30.0
 POLL_S = 0.1
 
@@ -36,7 +38,7 @@ class LiveRun:
     """The run that works on a directory, seen from another process."""
 
     def __init__(self, folder: str, checkpoint: str | None) -> None:
-        """Raises ``UsageError`` where no run works there, or it cannot be reached from here."""
+        """Raises ``UsageError`` if no run works there, or it cannot be reached from here."""
         self._folder, self._checkpoint = folder, checkpoint
         self._name = shell_word(format_address(folder))
         _require_ours(folder, checkpoint)
@@ -61,8 +63,8 @@ class LiveRun:
             raise UsageError(message)
 
     def ask(self, action: str, values: Mapping[str, float | None] | None = None) -> dict[str, Any]:
-        """Ask for a change; returns what holds now. Raises ``UsageError`` where the run refuses it
-        or does not answer.
+        """Request a change; returns the limits now in force. Raises ``UsageError`` if the run
+        refuses it or does not answer.
         """
         if self._fleet is not None:
             return self._fleet.ask(action, dict(values or {}))
@@ -129,7 +131,7 @@ def _fleet(look: Look, folder: str) -> LiveFleet | None:
 
 
 def lines(held: Mapping[str, Any]) -> list[str]:
-    """What holds now, or how the run ended, for people."""
+    """The limits now in force, or how the run ended, for people."""
     if held["state"] != "stopped":
         return [safe(line) for line in [*controls.lines(held), *_followers(held.get("workers"))]]
     rows = held.get("rows") or {}
@@ -155,7 +157,7 @@ def _followers(workers: Mapping[str, Any] | None) -> list[str]:
 
 
 def _require_ours(folder: str, checkpoint: str | None) -> None:
-    """Raise ``UsageError`` where this user may not look into a directory that is another's."""
+    """Raise ``UsageError`` if this user may not read another user's directory."""
     for name in (folder, checkpoint):
         local = None if name is None else local_path(name)
         if local is None:

@@ -24,8 +24,8 @@ def lines(
     checkpoint: str | None = None,
     fix: Sequence[str] = (),
 ) -> list[str]:
-    """The final summary as lines. ``resume`` is the command that goes on; ``checkpoint`` is where
-    it lives, if not in the run directory; ``fix`` are lines about what has to be changed before.
+    """The final summary as lines. ``resume`` is the command that continues; ``checkpoint`` is its
+    place, if not in the run directory; ``fix`` are lines about what has to be changed first.
     """
     rows, totals = summary["rows"], summary["totals"]
     whole = "?" if rows["input"] is None else f"{rows['input']:,}"
@@ -100,7 +100,7 @@ def _reused(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _cost(totals: Mapping[str, Any]) -> str:
-    """The bill, and what of it was for nothing; nothing where it is not known."""
+    """The bill, and the wasted part of it; empty if it is not known."""
     if totals["cost_usd"] is None:
         return ""
     wasted = totals["wasted_cost_usd"]

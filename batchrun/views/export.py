@@ -45,7 +45,7 @@ GROUP_BYTES = 16 * 2**20
 
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""By which Excel tells UTF-8."""
+"""The byte-order mark by which Excel recognises UTF-8."""
 
 
 KEYS = {
@@ -90,7 +90,9 @@ class Sink(Protocol):
 
 
 def format_of(target: str, given: str | None) -> str:
-    """The format of a file, as given or by its name. Raises ``UsageError`` where neither tells."""
+    """The format of a file, as given or by its name. Raises ``UsageError`` if neither determines
+    it.
+    """
     if given is not None:
         return given
     if target == "-":
@@ -203,7 +205,7 @@ def export(
 
 
 def _refuse_flags(kind: str, choice: Choice) -> None:
-    """Raises ``UsageError`` for what the format has no place for."""
+    """Raises ``UsageError`` for options that the format does not support."""
     if kind == "jsonl" and choice.columns is not None:
         message = "--columns chooses columns of a .parquet or .csv file; a Batch line has none"
         raise UsageError(message)
@@ -226,7 +228,7 @@ def _layout(schema: pa.Schema, kind: str, choice: Choice, settings: Mapping[str,
             raise UsageError(message)
     columns = list(schema)
     if kind == "csv":
-        # People look for their own columns first, then for the answer.
+        # Users look for their own columns first, then for the answer.
         carried = [f for f in schema if not _is_fixed(schema, f.name)]
         names = {field.name for field in carried}
         rest = [field for field in schema if field.name not in names]
@@ -301,7 +303,7 @@ def require_new(targets: Sequence[str], folder: str, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[files.Draft]:
-    """A file of the user's being written; it goes where it is not renamed."""
+    """A user's file being written; it is removed unless it is renamed."""
     try:
         draft = files.Draft(path, foreign=True)
     except OSError as error:

@@ -12,7 +12,7 @@ from batchrun.views.text import safe
 
 GROUPS_SHOWN = 10
 KEY_COLUMNS = 80
-"""Of the name of a group this much is shown."""
+"""The characters of a group's name that are shown."""
 _WORDS = {
     "fail": "FAILED",
     "inconclusive": "inconclusive",
@@ -23,7 +23,7 @@ _WORDS = {
 
 
 def lines(summary: Mapping[str, Any]) -> list[str]:
-    """Whatever a summary has of them; nothing where a run has none."""
+    """All scores, metrics and gates of a summary; empty if a run has none."""
     judges = (summary.get("judges") or {}).items()
     judged = [line for name, one in judges for line in _judge(name, one)]
     unscored = [_unscored(name, one) for name, one in (summary.get("scores") or {}).items()]
@@ -73,7 +73,7 @@ def figure(value: float | None) -> str:
 
 
 def _unscored(name: str, one: Mapping[str, Any]) -> str | None:
-    """What a score leaves out, where it leaves out anything."""
+    """What a score leaves out, if anything."""
     if not one["null"]:
         return None
     of = counted(one["scored"] + one["null"], "ok row")

@@ -1,4 +1,4 @@
-"""How money reads while a run goes on: the same words on the display, in plain lines and in
+"""How money is shown during a run: with the same words on the display, in plain lines and in
 ``batchrun status``.
 """
 
@@ -15,7 +15,7 @@ MONEY_KNOWN = Mapping[str, Any]
 
 
 def costs(cost_usd: float | None, known: MONEY_KNOWN | None) -> list[str]:
-    """What is spent and how it goes on, in short pieces; none where no cost is known."""
+    """The amount spent and its forecast, in short pieces; none if no cost is known."""
     if cost_usd is None:
         return []
     get = (known or {}).get
@@ -51,7 +51,7 @@ def charged(known: MONEY_KNOWN | None) -> list[str]:
 
 
 def cap_of(cap_usd: float) -> str:
-    """An amount that somebody chose, as it was written."""
+    """An amount that the user chose, as written."""
     whole, _, part = f"{cap_usd:,.12f}".rstrip("0").partition(".")
     return f"${whole}.{part:0<2}" if part else f"${whole}"
 

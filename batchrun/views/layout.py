@@ -8,7 +8,7 @@ from batchrun.views.text import safe
 
 WIDTH_LEAST = 20
 CUT_CHARS = 2000
-"""Of a longer text this much is shown, unless all of it is asked for."""
+"""The length to which a text is cut, unless it is shown in full."""
 CUT_LINES = 40
 _CLOSING = "\u3001\u3002\uff0c\uff01\uff1f\uff1b\uff1a\uff09\u300d\u300f\u300b\u3011"
 """Punctuation that no line begins with."""
@@ -28,7 +28,7 @@ def columns_of(text: str) -> int:
 
 
 def padded(text: str, width: int, *, right: bool = False) -> str:
-    """A text filled up with spaces to ``width`` columns: behind it, or ``right``, before it."""
+    """A text padded with spaces to ``width`` columns: after it or, with ``right``, before it."""
     spaces = " " * (width - columns_of(text))
     return spaces + text if right else text + spaces
 

@@ -1,4 +1,4 @@
-"""What a server tells of its limits, in a line for people."""
+"""The limits that a server reports, in a line for people."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PERIODS = {"second": "/s", "minute": "/min", "hour": "/hour", "day": "/day", "mo
 
 def format_limits(windows: Iterable[Mapping[str, Any]]) -> str | None:
     """One line of the limits in a status (see ``limit_headers.Window.public``), such as ``limits
-    told by the server: 10,000 requests/min (9,990 left), 2,000,000 tokens/min``; None where the
-    server tells none. The same limit under two names is told once.
+    told by the server: 10,000 requests/min (9,990 left), 2,000,000 tokens/min``; None if the server
+    reports none. The same limit under two names is shown once.
     """
     parts = dict.fromkeys(part for window in windows if (part := _window(window)))
     return f"limits reported by the server: {', '.join(parts)}" if parts else None

@@ -2,7 +2,7 @@
 
 On a disk the folder of parts is opened once, and every file below it: what is replaced meanwhile is
 read to its end as it was, and a directory that is moved away does not mix two runs. An object store
-has no folders to hold; there every part is fetched whole before it is read.
+has no folders to hold open, so every part is fetched as a whole before it is read.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Results:
     """The published parts of a run directory, in row order."""
 
     def __init__(self, store: StoreReader, kind: str = "results") -> None:
-        """Begin with the parts that are there; ``kind`` is their folder. Raises ``UsageError``
-        where there is none.
+        """Begin with the parts that are there; ``kind`` is their folder. Raises ``UsageError`` if
+        there is none.
         """
         self._store = store
         self._kind = kind

@@ -27,10 +27,10 @@ def read(folder: str, checkpoint: str | None = None) -> dict[str, Any]:
     """What can be known of a run directory.
 
     ``state`` is ``running``, ``unsent`` (a start ended before its first request), ``killed`` (it
-    left no exit record; the same command resumes) or the summary's status; ``fleet`` is there while
-    several processes work on it, or died
-    (``fleet.status.KEYS``); ``errors`` counts failed rows by class, ``examples`` has one of each:
-    an object of ``row`` and ``message``. Raises ``UsageError`` for what is not a run directory.
+    left no exit record; the same command resumes) or the summary's status; ``fleet`` is present
+    while several processes work on it, or if they died (``fleet.status.KEYS``); ``errors`` counts
+    failed rows by class, ``examples`` has one of each: an object of ``row`` and ``message``. Raises
+    ``UsageError`` for what is not a run directory.
     """
     found = _found(folder, checkpoint)
     known = found.get("summary") or found.get("live") or {}
@@ -67,8 +67,8 @@ def _found(folder: str, checkpoint: str | None) -> dict[str, Any]:
 
 
 def _shared_state(look: inspect.Look, folder: str) -> str | None:
-    """Whether the processes that share a directory in an object store are at work, or died. How far
-    they are is on their own disks.
+    """Whether the processes that share a directory in an object store are at work, or died. Their
+    progress is on their own disks.
     """
     from batchrun.rundir.fleet import looking
 
@@ -129,7 +129,7 @@ def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> 
 
 
 def _head(found: dict[str, Any]) -> list[str]:
-    """The first lines: who works on the run, or did."""
+    """The first lines: which process works or worked on the run."""
     live = found["live"]
     if "fleet" in found:
         return [_processes(found)]
@@ -142,7 +142,7 @@ def _head(found: dict[str, Any]) -> list[str]:
 
 
 def _numbers(live: dict[str, Any], *, dead: bool) -> list[str]:
-    """How far a run is, and how quick; of one that is dead, how far it came."""
+    """The progress and speed of a run; for a dead one, how far it came."""
     whole = live["rows_input"]
     done = live["ok"] + live["error"]
     rows = "? rows" if whole is None else counted(whole, "row")

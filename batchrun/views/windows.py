@@ -18,7 +18,7 @@ STATES = {
 
 
 def format_window(window: Mapping[str, Any] | None) -> str | None:
-    """One line for ``Gate.window``; None where nothing was looked for."""
+    """One line for ``Gate.window``; None if nothing was searched for."""
     if window is None:
         return None
     parts = []

@@ -59,7 +59,7 @@ _TOKENS = (
     ),
     Column("reasoning_tokens", pa.int64(), "Completion tokens spent on reasoning, as reported."),
 )
-"""What a reply says that it used, in results and attempts alike."""
+"""The usage that a reply reports, in results and attempts."""
 
 RESULTS: tuple[Column, ...] = (
     Column(
@@ -198,7 +198,7 @@ MESSAGES = Column(
     "In an `error` row it ends with the user's turn that has no answer. Null if the row was never "
     "sent. Only in runs with `--turns`, behind the columns above.",
 )
-"""The column that results have besides ``RESULTS`` in a run of conversations."""
+"""The additional results column of a run of conversations."""
 
 ATTEMPTS: tuple[Column, ...] = (
     Column("row", pa.int64(), "The row that the request was sent for."),
@@ -277,7 +277,7 @@ REQUESTS: tuple[Column, ...] = (
         "place of credentials that it held.",
     ),
 )
-"""The columns of the parts of requests, which a run has with ``--requests``."""
+"""The columns of the parts of requests (``--requests``)."""
 
 USAGE: tuple[Column, ...] = (
     Column(

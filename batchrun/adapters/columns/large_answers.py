@@ -1,8 +1,8 @@
-"""What is too large for its column: raw replies and media, each in a file of ``responses/``.
+"""Values too large for their column: raw replies and media, each in a file of ``responses/``.
 
 A file is named by the SHA-256 of its content, and written and flushed before the part that names
-it: a kill in between leaves a file that nobody names, and the same row, published again from its
-log, names the same file. Nothing here is ever changed or deleted.
+it: a kill in between leaves an unnamed file, and the same row, published again from its log, names
+the same file. Nothing here is ever changed or deleted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchrun.errors import DamagedError
 from batchrun.records import Media, Outcome
 
 COLUMN_BYTES_MAX = 2**20
-"""What is longer goes into a file."""
+"""A longer value goes into a file."""
 _SURELY_SMALL = COLUMN_BYTES_MAX // 4
 """Characters of a text that cannot be longer in UTF-8."""
 _NAMED = '{"file": "' + RESPONSES + "/"
@@ -29,9 +29,8 @@ _REFERENCE = re.compile(re.escape(_NAMED) + r'([0-9a-f]{64})"\}')
 
 
 def shelved(store: Store, outcomes: Sequence[Outcome]) -> list[Outcome] | None:
-    """Outcomes whose columns hold no more than ``COLUMN_BYTES_MAX``: what was larger is in files,
-    durable when this returns. None where nothing is larger. Raises ``OSError`` or
-    ``StorageError``.
+    """Outcomes with at most ``COLUMN_BYTES_MAX`` per column: larger values are in files, durable
+    when this returns. None if nothing is larger. Raises ``OSError`` or ``StorageError``.
     """
     candidates = [
         place
@@ -68,7 +67,7 @@ def _lean(store: Store, medium: Media) -> Media:
 
 
 def _put(store: Store, content: bytes) -> str:
-    """Write a file, unless it is there; returns its name."""
+    """Write a file, unless it exists; returns its name."""
     name = f"{RESPONSES}/{hashlib.sha256(content).hexdigest()}"
     if store.size(name) != len(content):
         with store.draft(name) as draft:
@@ -78,7 +77,7 @@ def _put(store: Store, content: bytes) -> str:
 
 
 def are_in_place(results: pa.Table) -> bool:
-    """Whether all replies stand in their column, and belong there: surely, if it says so."""
+    """Whether all replies are certain to be in their column, and to belong there."""
     named = _NAMED.encode()
     if "response" not in results.schema.names:
         return True
@@ -97,14 +96,14 @@ def are_in_place(results: pa.Table) -> bool:
 
 
 def reference(response: str | None) -> str | None:
-    """The file that a ``response`` column names; None where it holds the reply itself."""
+    """The file that a ``response`` column names; None if it has the reply itself."""
     found = None if response is None else _REFERENCE.fullmatch(response)
     return None if found is None else f"{RESPONSES}/{found[1]}"
 
 
 def has_references(results: pa.Table | pa.RecordBatch) -> bool:
     """Whether any of these results names a file."""
-    import pyarrow.compute as pc  # it takes numpy along, which a run does without
+    import pyarrow.compute as pc  # it imports numpy, which a run does not need
 
     names = results.schema.names
     if "response" in names:
@@ -115,8 +114,8 @@ def has_references(results: pa.Table | pa.RecordBatch) -> bool:
 
 
 def _has_media(results: pa.Table | pa.RecordBatch) -> bool:
-    """Whether there is the column of media: a run that version 0.1 began may carry an input column
-    of that name in its place.
+    """Whether there is a column of media: in a run that version 0.1 began, a column of that name
+    may be carried from the input.
     """
     place = results.schema.get_field_index("media")
     return bool(place >= 0 and results.schema.field(place).type == pa.list_(MEDIUM))
@@ -142,7 +141,7 @@ def references(results: pa.Table | pa.RecordBatch) -> Iterator[str]:
 
 
 def whole(store: StoreReader, results: pa.Table) -> Iterator[pa.Table]:
-    """Results with everything in their columns, row by row where files have to be read. Raises
+    """Results with everything in their columns, row by row if files have to be read. Raises
     ``DamagedError`` for a file that is missing.
     """
     if not has_references(results):

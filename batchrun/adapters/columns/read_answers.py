@@ -1,7 +1,8 @@
-"""Published results become records again: the inverse of ``arrow.result_columns``.
+"""Turns published results into records again: the inverse of ``arrow.result_columns``.
 
-Columns are turned into lists whole. Where a column has no nulls, which is nearly always so, its
-buffers are read directly: a tenth of the time that Arrow takes to make Python values one by one.
+Columns are turned into lists as a whole. If a column has no nulls, which is nearly always the case,
+its buffers are read directly, in a tenth of the time that Arrow takes to make Python values one by
+one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from batchrun.records import (
 
 _UNREAD = frozenset("custom_id error_class error_code error_message cost_usd attempts".split())
 COLUMNS = (*(name for name in part_schema.RESULT_NAMES if name not in _UNREAD), MESSAGES.name)
-"""What of a row is read: the rest is the new row's own, or nothing."""
+"""The fields that are read: the others come from the new row, or are empty."""
 _LONG = ("response", "content")
 _TOGETHER = (*((name,) for name in _LONG), tuple(name for name in COLUMNS if name not in _LONG))
 _NUMBERS: Mapping[pa.DataType, Literal["q", "d", "i", "h"]] = {
@@ -46,14 +47,14 @@ _NUMBERS: Mapping[pa.DataType, Literal["q", "d", "i", "h"]] = {
 }
 _REFERENCE = '{"file": '
 _BY_INDEX = itemgetter(Choice._fields.index("index"))
-_new = tuple.__new__  # half the time of a named tuple's own ways
+_new = tuple.__new__  # half the time of calling the named tuple
 _UNTOLD = (None,) * len("usage_raw billed_from decided_by turn".split())
-"""The last fields of ``Attempt``, which results do not hold."""
+"""The last fields of ``Attempt``, which results do not have."""
 
 
 def rows(read: Callable[[Sequence[str]], pa.Table]) -> list[Sequence[Any]]:
-    """The rows of results, for ``answers``. ``read`` gives some of their columns: the longest come
-    by themselves, so that one is not in memory twice while the next one is read.
+    """The rows of results, for ``answers``. ``read`` returns some of their columns: the longest are
+    read separately, so that one is not in memory twice while the next is read.
     """
     found: dict[str, Sequence[Any]] = {}
     for names in _TOGETHER:
@@ -65,7 +66,7 @@ def rows(read: Callable[[Sequence[str]], pa.Table]) -> list[Sequence[Any]]:
 
 
 def table(read: Callable[[Sequence[str]], pa.Table]) -> pa.Table:
-    """Results, ``read`` piece by piece as by ``rows``, that stay columns."""
+    """Like ``rows``, but the results stay columns."""
     pieces = [read(names) for names in _TOGETHER]
     names = [name for piece in pieces for name in piece.schema.names]
     return pa.table([column for piece in pieces for column in piece.columns], names=names)
@@ -74,9 +75,8 @@ def table(read: Callable[[Sequence[str]], pa.Table]) -> pa.Table:
 def answers(
     found: Iterable[Sequence[Any]], run: str, content: Callable[[str], bytes]
 ) -> Iterator[Outcome | None]:
-    """Those of some ``rows`` that have an answer, as outcomes that reuse it: ``run`` is the id of
-    the run that the results are of, ``content`` reads a file of its ``responses/``. None for rows
-    without an answer.
+    """Some ``rows`` as outcomes that reuse their answers, None for rows without one. ``run`` is the
+    id of the run that has the results, ``content`` reads a file of its ``responses/``.
     """
     for (
         row,
@@ -145,7 +145,7 @@ def answers(
 
 
 def outcomes(reused: ReusedRows) -> list[Outcome]:
-    """The outcomes of rows whose answers the journal has as columns."""
+    """The outcomes of rows with answers that the journal has as columns."""
     results = part_schema.from_ipc(reused.results)
     ids = column(results, "custom_id")
     found = answers(rows(partial(some, results)), "", _no_file)
@@ -157,17 +157,17 @@ def outcomes(reused: ReusedRows) -> list[Outcome]:
 
 
 def _no_file(name: str) -> bytes:
-    raise AssertionError(name)  # what is in a file of another run is never taken as columns
+    raise AssertionError(name)  # an answer in a file of another run is never taken as columns
 
 
 def some(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """Those of some columns that there are."""
+    """The names among these that exist as columns."""
     there = table.schema.names
     return table.select([name for name in names if name in there])
 
 
 def column(table: pa.Table, name: str) -> Sequence[Any]:
-    """A column's values; times as integers in their unit. Nones for one that is not there."""
+    """A column's values; times as integers in their unit. All None if the column is missing."""
     place = table.schema.get_field_index(name)
     if place < 0 or _is_carried(table.schema, name):
         return [None] * table.num_rows
@@ -189,7 +189,7 @@ def values(chunked: pa.ChunkedArray) -> list[Any]:
 
 
 def _is_carried(schema: pa.Schema, name: str) -> bool:
-    """Whether an input column stands under the name, in a run that an earlier version began."""
+    """Whether the name belongs to an input column, in a run that an earlier version began."""
     if name == MESSAGES.name:
         return bool(schema.field(name).type != MESSAGES.type)
     kind = dict(part_schema.RESULT_FIELDS)[name]
@@ -234,7 +234,7 @@ def _choices(choices: list[dict[str, Any]] | None) -> tuple[Choice, ...] | None:
 def _media(
     media: list[dict[str, Any]] | None, content: Callable[[str], bytes]
 ) -> tuple[Media, ...] | None:
-    """Media with their bytes: a file of the other run is none of this one."""
+    """Media with their bytes, since this run has no files of the other one."""
     if media is None:
         return None
     found = []

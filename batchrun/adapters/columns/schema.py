@@ -30,7 +30,7 @@ RESULT_FIELDS = tuple((column.name, column.type) for column in columns.RESULTS)
 RESULT_TYPES = tuple(kind for _, kind in RESULT_FIELDS)
 RESULT_NAMES = tuple(name for name, _ in RESULT_FIELDS)
 EXTRA = "extra"
-"""The column of JSON input's carried fields that fit no column."""
+"""The column for carried fields of JSON input that fit no other column."""
 
 ATTEMPT_FIELDS = tuple((column.name, column.type) for column in columns.ATTEMPTS)
 ATTEMPT_TYPES = tuple(kind for _, kind in ATTEMPT_FIELDS)
@@ -43,7 +43,7 @@ USAGE_SCHEMA = pa.schema([pa.field(column.name, column.type) for column in colum
 REPEAT_OF = pa.field("repeat_of", pa.int64())
 REPEAT = pa.field("repeat", pa.int32())
 REPEAT_NAMES = (REPEAT_OF.name, REPEAT.name)
-"""The columns of a run with ``--repeat``, behind those that are carried."""
+"""The columns of a run with ``--repeat``, after the carried ones."""
 _TIMES = b"batchrun.repeat"
 
 ADDED_LATER = frozenset(
@@ -66,15 +66,15 @@ VARIED = frozenset(
     error_message prompt_tokens completion_tokens total_tokens cached_tokens reasoning_tokens
     """.split()
 )
-"""Columns with a dictionary whose values may be many, or long."""
+"""Columns with a dictionary although their values may be many, or long."""
 
 
 def results_schema(carried: pa.Schema, *, turns: bool = False) -> pa.Schema:
-    """The schema of every results part: the fixed columns, then the carried ones. ``turns`` says
-    that the run is one of conversations (``has_turns``).
+    """The schema of every results part: the fixed columns, then the carried ones. ``turns`` is
+    whether the run is one of conversations (``has_turns``).
 
-    A run that an earlier version began may carry an input column under a name that only a later
-    version gave to a column of its own. The carried one keeps it.
+    A run that an earlier version began may carry an input column with a name that a later version
+    uses for a fixed column. The carried one keeps it.
     """
     taken = {name.casefold() for name in carried.names} & ADDED_LATER
     fixed = [pa.field(name, kind) for name, kind in RESULT_FIELDS if name not in taken]
@@ -84,15 +84,15 @@ def results_schema(carried: pa.Schema, *, turns: bool = False) -> pa.Schema:
 
 
 def with_repeats(carried: pa.Schema, times: int) -> pa.Schema:
-    """Carried columns with those of repeats behind them, which say how many there are of a row: an
-    input column may have the same name in a run without.
+    """Carried columns followed by those of repeats, whose metadata has the number of repeats: in a
+    run without repeats, an input column may have the same name.
     """
     counted = REPEAT.with_metadata({_TIMES: str(times).encode()})
     return carried.append(REPEAT_OF).append(counted)
 
 
 def repeats_in(schema: pa.Schema) -> int:
-    """How many rows of results of this schema belong to a row of the input; 1 without repeats."""
+    """How many rows of results with this schema belong to a row of the input; 1 without repeats."""
     for field in schema:
         if field.name == REPEAT.name and field.metadata and _TIMES in field.metadata:
             return int(field.metadata[_TIMES])
@@ -106,14 +106,14 @@ def has_turns(settings: Mapping[str, Any] | None) -> bool:
 
 def marks_reused(schema: pa.Schema) -> bool:
     """Whether results of this schema record which answers were reused. A run that an earlier
-    version began may carry an input column under the name, and columns carried come last.
+    version began may carry an input column of that name; carried columns come last.
     """
     names = schema.names
     return "reused_from" in names and names.index("reused_from") < names.index("request_hash")
 
 
 def own_columns(schema: pa.Schema) -> frozenset[str]:
-    """The columns of a run's results that are no carried ones."""
+    """The columns of a run's results that are not carried."""
     names = schema.names
     own = frozenset(RESULT_NAMES)
     after = names.index("response") + 1 if "response" in names else len(names)
@@ -122,14 +122,14 @@ def own_columns(schema: pa.Schema) -> frozenset[str]:
 
 
 def lacks_only_later(found: pa.Schema, schema: pa.Schema) -> bool:
-    """Whether a part's columns are those of ``schema``, some ``ADDED_LATER`` aside."""
+    """Whether a part's columns are those of ``schema``, except some that were ``ADDED_LATER``."""
     names = set(found.names)
     wanted = [f for f in schema if f.name in names or f.name not in ADDED_LATER]
     return [(f.name, f.type) for f in found] == [(f.name, f.type) for f in wanted]
 
 
 def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table with the columns of ``schema``, nulls for those that it lacks."""
+    """A table with the columns of ``schema``; missing ones are null."""
     if table.schema.names != schema.names:
         table = pa.table(
             [
@@ -149,7 +149,7 @@ def attempts_schema() -> pa.Schema:
 
 
 def dictionary_columns(schema: pa.Schema) -> list[str]:
-    """The fixed columns worth a Parquet dictionary; carried columns are not known enough."""
+    """The fixed columns worth a Parquet dictionary; too little is known of carried columns."""
     fixed = {name for name, _ in RESULT_FIELDS} | {name for name, _ in ATTEMPT_FIELDS}
     return [
         field.name
@@ -161,7 +161,7 @@ def dictionary_columns(schema: pa.Schema) -> list[str]:
 def arrays(values: Iterable[Sequence[Any]], types: Sequence[pa.DataType]) -> list[pa.Array]:
     """Columns of values, in the order of the types, as one array per type."""
     return [
-        # Most rows have no error, refusal or tool call: nothing to look at value by value.
+        # Most rows have no error, refusal or tool call, so values need no individual check.
         pa.nulls(len(column), kind)
         if column and column[0] is None and column.count(None) == len(column)
         else pa.array(column, type=kind)
@@ -179,9 +179,9 @@ def tuples(table: pa.Table) -> Iterator[tuple[Any, ...]]:
     return zip(*(column.to_pylist() for column in table.columns), strict=True)
 
 
-# Records become columns by turning whole tuples, not by looking up field after field of row after
-# row: that was a third of the time of sealing. Where a record is missing, one without values
-# stands in. The names on the left are the records' fields in their order (batchrun.records).
+# Records become columns by transposing whole tuples. Looking up every field of every row was a
+# third of the time of sealing. A missing record is replaced by one without values. The names on the
+# left are the records' fields in their order (batchrun.records).
 
 _NO_CHOICE = (None,) * len(Choice._fields)
 _NO_COMPLETION = Completion(_NO_CHOICE, *(None,) * 6, NO_USAGE)  # type: ignore[arg-type]
@@ -281,7 +281,7 @@ def attempt_columns(attempts: Sequence[Attempt]) -> list[pa.Array]:
 
 
 def _token_columns(usages: Sequence[Usage]) -> Sequence[Sequence[Any]]:
-    """The counts in the order of the columns; a record has what came later at its end."""
+    """The counts in the order of the columns; in a record, later additions are at the end."""
     prompt, completion, total, cached, reasoning, cache_write = _turned(usages, len(Usage._fields))
     return prompt, completion, total, cached, cache_write, reasoning
 
@@ -292,7 +292,7 @@ def _turned(records: Sequence[Sequence[Any]], width: int) -> Sequence[Sequence[A
 
 
 def _each(change: Callable[[Any], Any], values: Sequence[Any]) -> Sequence[Any]:
-    """The values of a column, each changed. In most pieces all of them are null."""
+    """The values of a column, each converted. In most pieces all of them are null."""
     return list(map(change, values)) if any(values) else values
 
 
@@ -330,8 +330,8 @@ def _choices(choices: tuple[Choice, ...] | None) -> list[dict[str, Any]] | None:
 
 
 def decide_about_pandas() -> None:
-    """Have Arrow look for pandas now, and remember. It would look at the first list that it makes
-    into an array, and, where NumPy is absent, again at the first timestamp that it reads.
+    """Make Arrow look for pandas now, and remember the result. Otherwise it looks when it makes the
+    first list into an array and, without NumPy, again when it reads the first timestamp.
     """
     pa.array([0])
     pa.scalar(0, pa.duration("ns")).as_py()
@@ -343,9 +343,9 @@ def load_functions() -> None:
 
 
 def choose_lean_pool() -> None:
-    """Have Arrow take its memory from jemalloc, where its build has that: the pool that keeps least
-    of what was freed (docs/adr/0006). It is built for one size of pages and gives up on others,
-    which some ARM machines have.
+    """Make Arrow use jemalloc, if its build has that: the pool that keeps the least freed memory
+    (docs/adr/0006). It is built for one page size and fails on others, which some ARM machines
+    have.
     """
     if mmap.PAGESIZE == JEMALLOC_PAGE_BYTES:
         with contextlib.suppress(NotImplementedError):

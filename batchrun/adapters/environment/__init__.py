@@ -1,1 +1,1 @@
-"""The machine and the process: clock, signals, configuration, lists that come with the package."""
+"""The machine and the process: clock, signals, configuration, lists in the package."""

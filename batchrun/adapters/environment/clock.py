@@ -1,4 +1,4 @@
-"""Time as a run sees it: the event loop, and its clock."""
+"""The event loop of a run, and its clock."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LoopClock:
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
-        """Notice meanwhile how long the process does not run."""
+        """Measure, until the block is left, how long the process does not run."""
         self._beat(Pulse(BEAT_S, self.now_s(), real_s()))
         try:
             yield
@@ -50,15 +50,15 @@ class LoopClock:
 
     @classmethod
     def onward_us(cls) -> int:
-        """The wall clock, but never before what this process was told here: what is ordered by such
-        times stays in order when the clock is set back.
+        """The wall clock, but never earlier than a time returned before: the order by these times
+        is kept when the clock is set back.
         """
         cls._latest_us = max(cls._latest_us, cls.wall_us())
         return cls._latest_us
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """A loop of our own: uvloop's where it is installed."""
+    """A new event loop: uvloop's if it is installed."""
     try:
         import uvloop
     except ImportError:

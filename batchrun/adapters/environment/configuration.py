@@ -16,7 +16,7 @@ DOTENV = ".env"
 
 
 def read_config(path: str) -> resolve.Raw:
-    """Raw values of a config file. Raises ``UsageError`` for one that is missing or not valid."""
+    """Raw values of a config file. Raises ``UsageError`` if it is missing or invalid."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -28,7 +28,7 @@ def read_config(path: str) -> resolve.Raw:
 
 
 def read_schema(raw: resolve.Raw) -> resolve.Raw:
-    """Raw values with the file of ``request.schema`` read. Raises ``UsageError`` that names it."""
+    """Raw values with the file of ``request.schema`` read. Raises ``UsageError`` naming it."""
     path = raw.get("request.schema")
     if not isinstance(path, str):
         return raw
@@ -50,7 +50,7 @@ def read_schema(raw: resolve.Raw) -> resolve.Raw:
 
 
 def read_environment() -> dict[str, str]:
-    """The environment over ``.env`` in the working directory. Empty counts as unset."""
+    """The environment, which overrides ``.env`` in the working directory. Empty counts as unset."""
     merged: dict[str, str] = {}
     if Path(DOTENV).is_file():
         from dotenv import dotenv_values

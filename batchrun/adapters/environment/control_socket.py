@@ -1,8 +1,8 @@
-"""The Unix socket in a checkpoint by which a live run is asked for changes.
+"""The Unix socket in a checkpoint for requesting changes to a live run.
 
-One line of JSON goes in, one comes back. Only the run's own user can open it: the socket's mode is
-0600, and its folder is theirs. A socket's address has room for 107 bytes, and folders may be
-deeper: then it is reached by way of a descriptor of its folder.
+One line of JSON goes in, one comes back. Only the user of the run can open it: the socket's mode is
+0600, and the folder belongs to that user. A socket's address has room for 107 bytes; if the path is
+longer, the socket is reached through a descriptor of its folder.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ from batchrun.errors import BatchrunError
 NAME = "control.sock"
 LINE_BYTES_MAX = 2**16
 REQUEST_S = 10.0
-"""A client that has not sent its line by then is left alone."""
+"""A client that has not sent its line within this time is dropped."""
 _PATH_BYTES_MAX = 100
 
 Answer = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
-"""Does what is asked for, and says what holds now. Raises ``BatchrunError`` where it cannot."""
+"""Makes the requested changes, and returns what is in force now. Raises ``BatchrunError`` if it
+cannot.
+"""
 
 
 class NoAnswerError(Exception):
-    """No run answered, for this ``reason``; ``missing``: no process listens there, or not yet."""
+    """No run answered, for this ``reason``; ``missing`` means that no process listens there yet."""
 
     def __init__(self, reason: str, *, missing: bool = False) -> None:
         super().__init__(reason)
@@ -69,7 +71,7 @@ async def listening(
         yield
     finally:
         server.close()
-        if talking:  # an answer is on its way
+        if talking:  # an answer is being sent
             await asyncio.wait(tuple(talking), timeout=1.0)
         for task in tuple(talking):
             task.cancel()
@@ -105,8 +107,8 @@ async def _reply(line: bytes, answer: Answer) -> dict[str, Any]:
 
 
 def _bound(checkpoint: Path) -> socket.socket:
-    """A socket that listens in the checkpoint. It replaces the one that a killed run left: this run
-    holds the lock, so no other process uses that.
+    """A socket that listens in the checkpoint. It replaces one that a killed run left: this run
+    holds the lock, so no other process uses it.
     """
     path = checkpoint / NAME
     with contextlib.suppress(FileNotFoundError):
@@ -129,7 +131,7 @@ def _bound(checkpoint: Path) -> socket.socket:
 
 @contextlib.contextmanager
 def _address(checkpoint: Path) -> Iterator[str]:
-    """What the socket is called in an address, for as long as the context lasts."""
+    """The socket's path for an address, valid until the context ends."""
     path = str(checkpoint / NAME)
     if len(os.fsencode(path)) <= _PATH_BYTES_MAX:
         yield path
@@ -153,8 +155,8 @@ def _address(checkpoint: Path) -> Iterator[str]:
 def ask(checkpoint: Path, request: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
     """Ask the run of this checkpoint; returns its reply, with `now` or `error`. Blocks.
 
-    Raises ``NoAnswerError`` where no run listens or answers in time, and ``PermissionError`` where
-    it is another user's.
+    Raises ``NoAnswerError`` if no run listens or answers in time, and ``PermissionError`` if the
+    socket belongs to another user.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened:
         opened.settimeout(timeout_s)

@@ -1,4 +1,4 @@
-"""How busy a process is: the CPU time that it had, and the time for which it wanted some."""
+"""How busy a process is: its CPU time, and the time it waited for a core."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from batchrun.adapters.system import platform
 
 
 def busy_s() -> float:
-    """Seconds of CPU time of this process, and those for which the calling thread was ready to run
-    and had to wait for a core. On a busy machine a run that is slow for want of CPU has little CPU
+    """CPU seconds of this process, and the seconds that the calling thread was ready to run but
+    waited for a core. On a busy machine, a run that is slow for lack of CPU has used little CPU
     time. Only Linux has the second figure.
     """
     return time.process_time() + platform.waited_s()

@@ -1,7 +1,7 @@
 """The figures of a run in Prometheus' text format, for ``--metrics-file`` and ``/metrics``.
 
 The format is https://prometheus.io/docs/instrumenting/exposition_formats/; a run is a batch job, so
-that all of them are gauges, and the one to alert on is the time of the last success.
+all metrics are gauges, and the one to alert on is the time of the last success.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ _LABELS = {
 }
 
 Values = Mapping[str, float | Mapping[str, float] | None]
-"""By metric its value, or its values by label."""
+"""For each metric its value, or its values by label."""
 
 
 def exposed(
     found: Mapping[str, Any], *, now_s: float, last_success_s: float | None = None
 ) -> bytes:
-    """The metrics of what ``batchrun status --json`` says of a run. ``now_s`` is seconds since the
-    epoch, ``last_success_s`` when a run succeeded as far as is known besides: the later one counts.
+    """The metrics for the output of ``batchrun status --json``. ``now_s`` is seconds since the
+    epoch; ``last_success_s`` is the last success known from elsewhere: the later one counts.
     """
     values = dict(_values(found))
     values["batchrun_updated_timestamp_seconds"] = now_s
@@ -70,7 +70,7 @@ def exposed(
 
 
 class _Collector:
-    """What the library asks for metrics."""
+    """The collector that the Prometheus library calls."""
 
     def __init__(self, values: Values) -> None:
         self._values = values
@@ -97,7 +97,7 @@ def _values(found: Mapping[str, Any]) -> Iterator[tuple[str, float | Mapping[str
         yield from _of_summary(summary)
     elif isinstance(live, Mapping):
         yield from _of_live(live)
-    if "exit_code" in found:  # of a run that failed without a summary
+    if "exit_code" in found:  # the run failed without a summary
         yield "batchrun_exit_code", found["exit_code"]
         yield "batchrun_finished_timestamp_seconds", found["ended_s"]
 
@@ -149,7 +149,7 @@ def _tokens(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _each(found: object, key: str) -> dict[str, Any]:
-    """What every object of these has under a key."""
+    """The value of a key in each of these objects."""
     if not isinstance(found, Mapping):
         return {}
     return {name: value.get(key) for name, value in found.items() if isinstance(value, Mapping)}
@@ -160,8 +160,8 @@ def _known(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def last_success(text: str) -> float | None:
-    """When a run last succeeded, by what was exposed before; None where that does not say, or is
-    no text of this format.
+    """When a run last succeeded, according to an earlier exposition; None if it does not say, or is
+    not in this format.
     """
     try:
         for family in text_string_to_metric_families(text):

@@ -1,8 +1,8 @@
-"""Finding every ``custom_id`` that comes more than once, exactly and in bounded memory.
+"""Finds every ``custom_id`` that occurs more than once, exactly and in bounded memory.
 
 Ids are sorted into ``PILES`` piles by a checksum, so that equal ones meet in the same pile; what
-does not fit into ``HELD_BYTES`` goes to temporary files. At the end each pile is looked through on
-its own: a table of its ids is small. A pile with too many different ids is sorted once more by
+does not fit into ``HELD_BYTES`` goes to temporary files. At the end each pile is searched
+separately, with a small table of its ids. A pile with too many different ids is split once more by
 other bits. The ids themselves are compared, not hashes of them.
 """
 
@@ -23,9 +23,9 @@ from batchrun.errors import StorageError
 PILES = 256
 HELD_BYTES = 16 * 2**20
 TABLE_IDS = 200_000
-"""Different ids of one pile that are looked at in one go: at most about 40 MB."""
+"""Different ids of one pile that are compared at once: at most about 40 MB."""
 KEY_BYTES = 128
-"""Longer ids are known by their beginning and their SHA-256."""
+"""Longer ids are represented by their beginning and their SHA-256."""
 SHOWN = 20
 
 _HEAD = struct.Struct("<QB")
@@ -35,7 +35,7 @@ _READ_BYTES = 2**18
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """An id that comes more than once, and the rows in which it came first and second."""
+    """An id that occurs more than once, and the rows of its first and second occurrence."""
 
     custom_id: str
     rows: tuple[int, int]
@@ -43,7 +43,7 @@ class Repeated:
 
 @dataclass(slots=True)
 class Repeats:
-    """How many ids come more than once, in how many rows, and the first few of them."""
+    """How many ids occur more than once, in how many rows, and the first few of them."""
 
     ids: int = 0
     rows: int = 0
@@ -51,7 +51,7 @@ class Repeats:
 
 
 class IdPiles:
-    """Takes ids with their rows and tells which of them repeat. Removes its files when left."""
+    """Takes ids with their rows and finds those that repeat. Removes its files at exit."""
 
     def __init__(self, level: int = 0) -> None:
         self._level = level
@@ -67,7 +67,7 @@ class IdPiles:
             self._room.cleanup()
 
     def add(self, row: int, custom_id: str) -> None:
-        """Take note of a row's id. Raises ``StorageError`` where a temporary file fails."""
+        """Add a row's id. Raises ``StorageError`` if a temporary file fails."""
         key = custom_id.encode("utf-8", "surrogatepass")
         if len(key) > KEY_BYTES:
             key = key[: KEY_BYTES // 2] + hashlib.sha256(key).hexdigest()[: KEY_BYTES // 2].encode()
@@ -101,7 +101,7 @@ class IdPiles:
         self._held = 0
 
     def repeats(self) -> Repeats:
-        """Which ids repeat, those first that came a second time earliest."""
+        """The repeated ids, ordered by their second occurrence."""
         found = Repeats()
         firsts: list[tuple[int, int, bytes]] = []
         for number in range(PILES):

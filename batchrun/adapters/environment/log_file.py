@@ -12,17 +12,17 @@ from batchrun.errors import UsageError
 
 
 class LogFile:
-    """A file that is only appended to; a new one is for its owner alone."""
+    """A file that is only appended to; a new one is private to its owner."""
 
     def __init__(self, path: str) -> None:
-        """Open it. Raises ``UsageError`` where that cannot be done."""
+        """Open it. Raises ``UsageError`` if that fails."""
         self.path = path
         self.lost = 0
         """Lines that could not be written."""
         self.why = ""
-        """What the last of them ran into."""
+        """The error of the last of them."""
         self._torn = False
-        # A pipe that nobody reads must not hold up the run.
+        # A pipe without a reader must not block the run.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             descriptor = disk.open_file(Path(path), flags, files.PRIVATE_FILE)
@@ -42,14 +42,14 @@ class LogFile:
             self.lost += 1
             self.why = error.strerror or str(error)
             return
-        # On a disk that fills up, the first bytes of a line may be the last ones that fit.
+        # On a full disk, only the first bytes of a line may fit.
         self._torn = written < len(data)
         if self._torn:
             self.lost += 1
             self.why = "only a part of a line was written"
 
     def close(self) -> None:
-        """Close it. What a network's disk says only now is counted, too."""
+        """Close it. An error that a network file system reports only now is counted too."""
         try:
             self._file.close()
         except OSError as error:
@@ -58,8 +58,8 @@ class LogFile:
 
 
 def require_apart(path: str, *, run: list[str], inputs: list[str]) -> None:
-    """Raise ``UsageError`` for a log that would stand inside the run directory or its checkpoint
-    (``run``), whose files are all accounted for, or would be appended to an input file.
+    """Raise ``UsageError`` for a log inside the run directory or its checkpoint (``run``), whose
+    files are all accounted for, or one that is an input file.
     """
     if path == "-":
         message = "--log-file names a file; without it, --log-level alone logs on stderr"

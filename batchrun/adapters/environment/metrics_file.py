@@ -1,8 +1,8 @@
 """``--metrics-file``: the figures of a run for the textfile collector of Prometheus' node exporter.
 
-The file is replaced whole, so the collector never reads half of it. The umask decides who may
-read it: the collector is another user. It keeps the time of the last success of the file that it
-replaces.
+The file is replaced as a whole, so the collector never reads half of it. The umask decides who may
+read it, since the collector is another user. It keeps the time of the last success of the file that
+it replaces.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from batchrun.errors import UsageError
 EVERY_S = 15.0
 """Seconds from one write to the next."""
 BYTES_MAX = 2**20
-"""A larger file is none of these."""
+"""A larger file is not a metrics file."""
 
 
 class MetricsFile:
     """``ports.Observer`` that writes the file; ``end`` writes it for the last time."""
 
     def __init__(self, path: str) -> None:
-        """Write it for the first time. Raises ``UsageError`` where it cannot be written."""
+        """Write it for the first time. Raises ``UsageError`` if it cannot be written."""
         self._path = Path(path)
         self._next_s = time.monotonic() + EVERY_S
         self._live: dict[str, Any] | None = None
@@ -56,10 +56,10 @@ class MetricsFile:
             self._write({"state": "running", "live": self._live})
 
     def end(self, summary: Mapping[str, Any] | None, exit_code: int) -> None:
-        """Write how the run ended: by its summary, else by the exit code and what was seen last.
-        Raises ``OSError``.
+        """Write how the run ended, from its summary, or else from the exit code and the last
+        snapshot. Raises ``OSError``.
         """
-        if exit_code == 0:  # also of a command that found all rows done by an earlier session
+        if exit_code == 0:  # also if an earlier session had done all rows
             self._success_s = time.time()
         if summary is not None:
             self._write({"state": summary["status"], "summary": summary})

@@ -1,4 +1,4 @@
-"""Telling others that a run ended: a command, a webhook.
+"""Notifications about the end of a run: a command, a webhook.
 
 Neither can change how the run ended, and neither waits for long. Messages about their
 failures leave out the webhook's URL and the command's arguments, which may be credentials.
@@ -22,15 +22,16 @@ from batchrun.core.settings.commands import redact_command, split_command
 from batchrun.core.text.legible import json_of
 
 COMMAND_TIMEOUT_S = 300.0
-"""Then the command is killed, with all that it started."""
+"""After this time the command is killed, with all processes that it started."""
 WEBHOOK_TIMEOUT_S = 10.0
-"""For the whole exchange."""
+"""Timeout of the whole exchange."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a run ended: ``status`` as in its summary, else ``failed``; ``text`` is a line for
-    people, ``summary`` what ``summary.json`` holds, else ``status``, ``exit_code`` and ``error``.
+    people, ``summary`` the content of ``summary.json``, or else ``status``, ``exit_code`` and
+    ``error``.
     """
 
     status: str
@@ -92,7 +93,7 @@ def post(url: str, ended: Ended, say: Callable[[str], None]) -> None:
     told: list[str] = []
 
     def send() -> None:
-        request = urllib.request.Request(  # noqa: S310 - http or https by its setting
+        request = urllib.request.Request(  # noqa: S310 - its setting only allows http or https
             url,
             json_of(body).encode(),
             {"Content-Type": "application/json", "User-Agent": "batchrun"},
@@ -120,7 +121,7 @@ def post(url: str, ended: Ended, say: Callable[[str], None]) -> None:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Makes of a redirect an error: nobody is told but who was meant."""
+    """Turns a redirect into an error, so the summary is only sent to the configured URL."""
 
     def redirect_request(self, *_: object) -> None:
         """See ``urllib.request.HTTPRedirectHandler``."""

@@ -1,5 +1,5 @@
-"""How many files this process may have open, sockets among them: enough, or a clear word before
-anything is sent. In mid-run the want of them would look like a network that fails.
+"""Checks before anything is sent that this process may open enough files, including sockets. In
+mid-run a lack of them would look like a network failure.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from batchrun.engine.session.row_window import OPEN_ROWS_MAX, OPEN_ROWS_PER_PERM
 from batchrun.errors import UsageError
 
 SPARE = 48
-"""Beside sockets and logs: input, state file, drafts, event loop, name look-ups."""
+"""Files besides sockets and logs: input, state file, drafts, event loop, name look-ups."""
 
 
 def needed(settings: Settings) -> int:
-    """Files that a run has open at once, those of this process included, with a socket for each
-    request in flight: two with a built-in simulator, which is the other end.
+    """Files that a run has open at once, including those of this process, with a socket for each
+    request in flight, or two with a built-in simulator, which is the other end.
     """
     sockets = [e.concurrency * _sockets(e) for e in settings.endpoints]
     return _open_now() + sum(sockets) + SPARE
 
 
 def within(endpoint: Endpoint, settings: Settings) -> tuple[int, int] | None:
-    """The bounds of an endpoint's concurrency, as far as this process may have files open."""
+    """The bounds of an endpoint's concurrency, limited by the files this process may open."""
     if endpoint.bounds is None:
         return None
     low, high = endpoint.bounds
@@ -37,8 +37,8 @@ def within(endpoint: Endpoint, settings: Settings) -> tuple[int, int] | None:
 
 
 def bound_notice(endpoint: Endpoint, bounds: tuple[int, int] | None) -> str | None:
-    """What to tell the user once the concurrency has reached its upper bound, where that is the
-    number of files this process may have open; None where it is the setting.
+    """What to tell the user once the concurrency has reached its upper bound, if that comes from
+    the number of files this process may open; None if it is the setting.
     """
     if bounds is None or bounds[1] >= endpoint.concurrency_max:
         return None
@@ -54,13 +54,13 @@ def bound_notice(endpoint: Endpoint, bounds: tuple[int, int] | None) -> str | No
 
 
 def _sockets(endpoint: Endpoint) -> int:
-    """Sockets for each request in flight: a built-in simulator is the other end, too."""
+    """Sockets for each request in flight: with a built-in simulator, this process has both ends."""
     return 2 if endpoint.provider == SIMULATOR else 1
 
 
 def raise_limit(settings: Settings) -> None:
-    """Raise this process's own limit, as far as it may, to what the run may come to need: each
-    shard that has open rows keeps a log open, too. Only for processes of our own.
+    """Raise this process's own limit, as far as allowed, to what the run may need: each shard with
+    open rows also keeps a log open. Only for our own processes.
     """
     soft, most = platform.open_files_limit()
     more = sum((e.concurrency_max - e.concurrency) * _sockets(e) for e in settings.endpoints)
@@ -72,7 +72,7 @@ def raise_limit(settings: Settings) -> None:
 
 
 def require(settings: Settings) -> None:
-    """Raises ``UsageError`` naming both numbers where the limit is too low."""
+    """Raises ``UsageError`` naming both numbers if the limit is too low."""
     limit, _ = platform.open_files_limit()
     need = needed(settings)
     if limit is not None and limit < need:
@@ -86,8 +86,8 @@ def require(settings: Settings) -> None:
 
 
 def lacking(more: int) -> str | None:
-    """Why this process cannot have so many more requests in flight; None where it can. Its limit is
-    raised as far as it may be.
+    """Why this process cannot have this many more requests in flight; None if it can. Its limit is
+    raised as far as allowed.
     """
     soft, most = platform.open_files_limit()
     need = _open_now() + 2 * more + SPARE

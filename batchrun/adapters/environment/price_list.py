@@ -1,7 +1,7 @@
-"""List prices: what providers ask in public, from the data of genai-prices.
+"""List prices: what providers publish, from the data of genai-prices.
 
-The data comes with the package; nothing is fetched. Loading it takes a quarter of a second and
-15 MB, so it is loaded only where a price may be found (docs/adr/0027).
+The data comes with the package; nothing is fetched. Loading it takes a quarter of a second and 15
+MB, so it is only loaded if a price may be found (docs/adr/0027).
 """
 
 from __future__ import annotations
@@ -47,18 +47,19 @@ _PROVIDERS = {
     "gemini": "google",
     "mistral": "mistral",
 }
-"""Our presets by the names of the list."""
+"""Our presets by the provider names of the list."""
 
 _ONE_MAKER = re.compile(
     r"(?:[\w.-]+/)?((?:gpt-(?!oss)|chatgpt-|o[134](?:-|$)|claude-|gemini-|grok-[3-9]).*)",
     re.IGNORECASE,
 )
-"""Models whose weights nobody else has: whoever passes them on pays their maker's price. What an
-open model costs is up to whose machine it runs on."""
+"""Models with closed weights: a reseller pays their maker's price. The cost of an open model
+depends on who runs it.
+"""
 
 
 _BATCH = {"processing": "batch"}
-"""What the list calls the tier of the Batch API."""
+"""The list's name for the tier of the Batch API."""
 _DAY = re.compile(r"\b(?:verified|checked)(?: on)? (20\d\d-\d\d-\d\d)\b")
 
 
@@ -85,7 +86,7 @@ class PriceList:
         return listed._replace(remark=remark)
 
     def quoted(self, endpoint: str, model: str, wall_us: int) -> Quoted | None:
-        """The standard unit prices of a model, for short prompts; None where it is not listed."""
+        """The standard unit prices of a model, for short prompts; None if it is not listed."""
         place = self._place(endpoint, model)
         found = None if place is None else place.model()
         if place is None or found is None:
@@ -102,8 +103,8 @@ class PriceList:
         return Quoted(standard[0][1], batch, _source(), _dated(when))
 
     def near(self, endpoint: str, model: str) -> list[str]:
-        """See ``core.cost.price_book.Near``: models of the provider that the endpoint, or the name,
-        belongs to.
+        """See ``core.cost.price_book.Near``: models of the provider to which the endpoint, or the
+        name, belongs.
         """
         place = self._place(endpoint, model)
         if place is None:
@@ -112,7 +113,7 @@ class PriceList:
         return difflib.get_close_matches(place.name, names, n=1, cutoff=NEAR_RATIO)
 
     def _place(self, endpoint: str, model: str) -> _Place | None:
-        """Whose price counts for a model at an endpoint; None where nobody's is listed."""
+        """The provider whose price applies to a model at an endpoint; None if none is listed."""
         where = self._endpoints[endpoint]
         known, url = _PROVIDERS.get(where.provider or ""), None
         if known is None and where.provider is None:
@@ -133,8 +134,8 @@ class PriceList:
 
 
 class _Place(NamedTuple):
-    """The provider of the list whose price counts, and the name that the model has there.
-    ``of_maker`` says that the model's maker stands in for an endpoint that is not listed.
+    """The provider in the list whose price applies, and its name for the model. ``of_maker`` is
+    whether the model's maker stands in for an endpoint that is not listed.
     """
 
     snapshot: DataSnapshot
@@ -159,7 +160,7 @@ def _source() -> str:
 
 @functools.cache
 def _dated(when: datetime) -> str | None:
-    """The newest day on which the list says that a price was checked."""
+    """The latest day on which a price in the list was checked."""
     from genai_prices.data_snapshot import get_snapshot
 
     today = when.date().isoformat()
@@ -178,7 +179,9 @@ def _found(
 
 
 def book(settings: Settings, say: Callable[[str], None], wall_us: int) -> PriceBook:
-    """The prices of a run, ready for its own model: loading the list would hold up its answers."""
+    """The prices of a run, loaded for its own model, since loading the list later would delay its
+    answers.
+    """
     listed = PriceList(settings.endpoints)
     free = [endpoint.name for endpoint in settings.endpoints if endpoint.provider in BUILT_IN]
     prices = PriceBook(settings.prices, listed, say, listed.near, free)
@@ -189,7 +192,7 @@ def book(settings: Settings, say: Callable[[str], None], wall_us: int) -> PriceB
 
 
 def quotes(settings: Settings, model: str, wall_us: int) -> dict[str, Quoted | None]:
-    """The unit prices of a model at each endpoint that serves it; None where none is known."""
+    """The unit prices of a model at each endpoint that serves it; None if none is known."""
     own = settings.prices.get(model)
     if own is not None:
         return {e.name: own_quote(own) for e in settings.endpoints if e.serves(model)}
@@ -217,7 +220,7 @@ def _listed(
     provider: Provider, model: ModelInfo, tier: str | None, when: datetime
 ) -> Listed | None:
     context = None
-    # A model that a provider passes on for another is listed with the other's standard price only.
+    # A model that a provider resells is listed with its maker's standard price only.
     if tier is not None and any(model is own for own in provider.models):
         context = _BATCH if tier == "batch" else {"service_tier": tier}
     quoted = _quotes(model.get_prices(when, context))
@@ -228,7 +231,7 @@ def _listed(
 
 
 def _holds(model: ModelInfo, context: Mapping[str, str] | None, when: datetime) -> bool:
-    """Whether the model has prices of its own for this tier at this time."""
+    """Whether the model has separate prices for this tier at this time."""
     return any(
         variant.when == context and (variant.constraint is None or variant.constraint.active(when))
         for variant in model.price_variants or ()
@@ -236,8 +239,8 @@ def _holds(model: ModelInfo, context: Mapping[str, str] | None, when: datetime) 
 
 
 def _quotes(prices: ModelPrice) -> list[tuple[int, Quote]] | None:
-    """The quotes by the number of prompt tokens above which they hold, the lowest first. None
-    where the price is for something else than tokens of text.
+    """The quotes by the number of prompt tokens above which they apply, the lowest first. None if
+    the price is not for text tokens.
     """
     kinds = [
         prices.input_mtok,
@@ -259,7 +262,7 @@ def _quotes(prices: ModelPrice) -> list[tuple[int, Quote]] | None:
 
 
 def _at(kind: object, above: int) -> Decimal | None:
-    """A price for prompts of more than so many tokens: it holds for all tokens of the exchange."""
+    """A price for prompts above a number of tokens: it applies to all tokens of the exchange."""
     if kind is None or isinstance(kind, Decimal):
         return kind
     found: Decimal = kind.base  # type: ignore[attr-defined]

@@ -17,11 +17,11 @@ from batchrun.records import Request
 
 NAME = "sample.jsonl"
 INPUT_ROW = "input_row"
-"""The column of the results in which a sampled row has its number in the whole input."""
+"""The results column with a sampled row's number in the whole input."""
 
 
 class Kept(NamedTuple):
-    """Where a request lies in the temporary file, and what is known of it."""
+    """The place of a request in the temporary file, and its properties."""
 
     offset: int
     bytes: int
@@ -73,7 +73,7 @@ class Aside:
 
 
 def _line(request: Request, *, streams: bool, turns: bool) -> bytes:
-    """A line of an OpenAI Batch input, which makes the same request again."""
+    """A line of an OpenAI Batch input that produces the same request."""
     body = request.body
     line: dict[str, Any] = {} if request.custom_id is None else {"custom_id": request.custom_id}
     if streams or turns:
@@ -89,7 +89,7 @@ def _line(request: Request, *, streams: bool, turns: bool) -> bytes:
 
 
 def require_place(directory: str, checkpoint: Path) -> None:
-    """Raise ``UsageError`` where the directory is taken by something that is no pilot."""
+    """Raise ``UsageError`` if the directory has something other than a pilot."""
     if (checkpoint / NAME).exists():
         return
     local = local_path(directory)
@@ -104,8 +104,8 @@ def require_place(directory: str, checkpoint: Path) -> None:
 
 
 def write(folder: Path, lines: Iterator[bytes]) -> Path:
-    """The sample as a file in the folder, which is made. One that is there already has to be the
-    same. Raises ``UsageError`` where it is not, ``StorageError``.
+    """Write the sample as a file in the folder, which is created. Raises ``UsageError`` if a
+    different one exists, or ``StorageError``.
     """
     path = folder / NAME
     content = b"".join(lines)

@@ -13,14 +13,14 @@ from batchrun.engine.observe.monitor import Snapshot
 
 NAME = "series.json"
 WRITE_EVERY_S = 5.0
-"""Seconds from one write to the next, and so what a kill may lose; at the start of a session it is
-written more often.
+"""Seconds between writes, and so the most that a kill may lose; it is written more often at the
+start of a session.
 """
 
 
 class SeriesFile:
-    """``ports.Observer`` that goes on with the series of the sessions before. It is replaced whole
-    every few seconds and not flushed: it survives a kill, a power cut may bring an older one back.
+    """``ports.Observer`` that continues the series of earlier sessions. The file is replaced every
+    few seconds and not flushed: it survives a kill, but a power cut may bring an older one back.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +36,7 @@ class SeriesFile:
             self.write()
 
     def write(self) -> None:
-        """Write what there is so far. Raises ``OSError``."""
+        """Write the series so far. Raises ``OSError``."""
         now_s = time.monotonic()
         self._next_s = now_s + min(WRITE_EVERY_S, now_s - self._began_s)
         text = json_of(self._series.recorded()) + "\n"
@@ -44,7 +44,7 @@ class SeriesFile:
 
 
 def reading_of(snapshot: Snapshot) -> Reading:
-    """What a series takes of a snapshot."""
+    """The values of a snapshot that go into a series."""
     endpoints = snapshot.endpoints
     windows = [e.window["concurrency"] for e in endpoints if e.window is not None]
     return Reading(

@@ -1,8 +1,8 @@
 """Signals that stop a run. Only the command listens for them; a library must not.
 
 A signal that was ignored when the process began stays ignored: that is how ``nohup`` keeps a run
-alive when its terminal is closed, and how a shell without job control keeps Ctrl-C from what it
-started in the background. The end of the parent process is no signal and stops nothing.
+alive when its terminal is closed, and how a shell without job control protects its background
+processes from Ctrl-C. The end of the parent process is not a signal and stops nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class SignalledError(KeyboardInterrupt):
-    """A signal other than Ctrl-C came while no run listened for it."""
+    """A signal other than Ctrl-C arrived while no run listened for it."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
@@ -27,7 +27,9 @@ class SignalledError(KeyboardInterrupt):
 
 
 def on_signals(switch: StopSwitch, say: Callable[[str], None]) -> None:
-    """The first signal stops the dispatch, a second one does not wait for what is in flight."""
+    """The first signal stops sending requests; after a second one, requests in flight are not
+    awaited.
+    """
     loop = asyncio.get_running_loop()
 
     def stop(number: signal.Signals) -> None:
@@ -48,8 +50,8 @@ def heeded() -> list[signal.Signals]:
 
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
-    """Raise ``SignalledError`` where a signal comes while no run listens, as Ctrl-C raises
-    ``KeyboardInterrupt``: locks are given back, and the exit code is the signal's.
+    """Raise ``SignalledError`` if a signal arrives while no run listens, as Ctrl-C raises
+    ``KeyboardInterrupt``: locks are released, and the exit code is the signal's.
     """
 
     def end(number: int, _: FrameType | None) -> None:

@@ -81,11 +81,11 @@ KEYS = {
     "host": "The machine that the process runs on.",
     "updated_at": "When the file was written, UTC; about twice a second.",
 }
-"""What the keys of ``status.json`` mean, for the reference."""
+"""The meaning of the keys of ``status.json``, for the reference."""
 
 
 ADDED = ("pid", "host", "updated_at")
-"""The keys that a snapshot of the run does not have."""
+"""The keys that are not part of a snapshot of the run."""
 
 
 class StatusFile:

@@ -1,7 +1,7 @@
-"""Tokenizers with the vocabularies of models, where the extra ``tokenizer`` is installed.
+"""Tokenizers with the vocabularies of models, if the extra ``tokenizer`` is installed.
 
 The vocabularies come with the package; nothing is fetched. Loading one takes a fifth of a second
-and some 20 MB, so it is loaded when the first model needs it, and once.
+and about 20 MB, so it is loaded once, when the first model needs it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ REMEDY = 'pip install "batchrun-llm[tokenizer]"'
 
 
 class Tokenizers:
-    """Says how the texts of a model are counted: by a tokenizer if it is ``installed``."""
+    """Chooses how the texts of a model are counted: by a tokenizer if it is ``installed``."""
 
     def __init__(self) -> None:
         self._load = _loader()
@@ -25,11 +25,11 @@ class Tokenizers:
 
     @property
     def installed(self) -> bool:
-        """Whether there is a tokenizer."""
+        """Whether a tokenizer is installed."""
         return self._load is not None
 
     def count(self, model: str) -> Count:
-        """How a text for this model is counted."""
+        """The function that counts the tokens of a text for this model."""
         own = vocabulary.of_model(model)
         if own not in self._counts:
             self._counts[own] = self._made(own)

@@ -1,1 +1,1 @@
-"""HTTP by aiohttp: exchanges, connections, keys, TLS."""
+"""HTTP with aiohttp: exchanges, connections, keys, TLS."""

@@ -1,6 +1,6 @@
 """What it takes to talk to one endpoint: address, key, headers, certificates, proxy.
 
-Everything that can be wrong is found here, before a run directory is opened.
+Configuration errors are found here, before a run directory is opened.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ORGANISATION = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPEN
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One endpoint, ready to be talked to."""
+    """One endpoint with everything needed to send requests to it."""
 
     endpoint: Endpoint
     address: Address
@@ -93,8 +93,8 @@ class Access:
     def reporting(
         self, heard: Callable[[Load | None], None]
     ) -> AbstractAsyncContextManager[None] | None:
-        """What asks the server for its load while it is entered (``load_reports``); None for one
-        that is not the user's own, is reached by a proxy or wants a client certificate.
+        """A context that polls the server for its load (``load_reports``); None for a server that
+        is not the user's own, is reached through a proxy or requires a client certificate.
         """
         if self.proxy is not None or self.endpoint.client_cert is not None:
             return None
@@ -108,7 +108,7 @@ class Access:
 def accesses_to(
     endpoints: Sequence[Endpoint], environment: Mapping[str, str]
 ) -> tuple[Access, ...]:
-    """The same for all endpoints of a run; an error says which of several it is about."""
+    """Open every endpoint of a run; an error names the endpoint if there are several."""
     found = []
     for endpoint in endpoints:
         try:
@@ -123,11 +123,11 @@ def accesses_to(
 def access_to(
     endpoint: Endpoint, environment: Mapping[str, str], *, demand_key: bool = True
 ) -> Access:
-    """Read the key, the certificates and the proxy of an endpoint. Blocks where a command gives
-    the key. ``demand_key`` says that a missing key is an error where one is needed.
+    """Read the key, the certificates and the proxy of an endpoint. Blocks if a command prints the
+    key. With ``demand_key``, a missing key is an error if one is needed.
 
-    Built-in providers need neither key nor proxy. Raises ``UsageError`` for whatever is
-    missing or cannot be used.
+    Built-in providers need neither key nor proxy. Raises ``UsageError`` for anything missing or
+    unusable.
     """
     where = address(endpoint.base_url)
     built_in = endpoint.provider in BUILT_IN
@@ -161,7 +161,7 @@ def access_to(
 
 
 def missing_key(endpoint: Endpoint) -> str | None:
-    """What to say where no key was found; None where the endpoint may do without."""
+    """The message for a missing key; None if the endpoint may not need one."""
     preset = None if endpoint.provider is None else BY_NAME[endpoint.provider]
     if any(redact.is_secret_header(name) for name in endpoint.headers):
         return None
@@ -188,8 +188,8 @@ def missing_key(endpoint: Endpoint) -> str | None:
 
 
 def organisation(where: Address, environment: Mapping[str, str], given: set[str]) -> dict[str, str]:
-    """OpenAI's headers that say on whose account requests run: for OpenAI alone, nobody else is to
-    know them. ``given`` are names that the user set, in lower case.
+    """OpenAI's headers that name the account of requests; they are only sent to OpenAI. ``given``
+    are header names that the user set, in lower case.
 
     Raises ``UsageError`` for values that are not one line of ASCII text.
     """

@@ -1,12 +1,11 @@
-"""Everything that batchrun uses of aiohttp without its being documented, and a check that it is
-still there.
+"""All undocumented parts of aiohttp that batchrun uses, and a check that they still exist.
 
-``ClientSession.post`` makes URL, headers, cookies, payload, a task and a response object anew for
-every request: two thirds of what it costs (docs/adr/0013). Going around it takes parts that aiohttp
-keeps to itself. They stand here and nowhere else (tests/tidy/test_aiohttp_fence.py), so a release
-that changes one of them changes this module alone. ``differences`` tells at the start of a run
-whether they still are what this module takes them for. Where they are not, requests take the plain
-way (``plain_exchange``), which uses documented names alone: dearer, with the same results.
+``ClientSession.post`` makes new URL, headers, cookies, payload, task and response objects for every
+request: two thirds of its cost (docs/adr/0013). Bypassing it needs private parts of aiohttp. They
+are used here and nowhere else (tests/tidy/test_aiohttp_fence.py), so a release that changes one of
+them only affects this module. ``differences`` checks at the start of a run that they work as
+expected. If they do not, requests take the plain way (``plain_exchange``), which only uses
+documented names: more expensive, with the same results.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
 KNOWN = ("3.12", "3.14")
-"""The first and the last minor release that the transport's exam was passed with, both ways."""
+"""The first and the last minor release that passed the transport's exam, both ways."""
 
 DEARER_PERCENT = 60
-"""What the plain way costs above the usual one (docs/adr/0013)."""
+"""The extra cost of the plain way (docs/adr/0013)."""
 
 READ_BUFFER_BYTES = 2**16
 HEADER_BYTES_MAX = 2**16
@@ -41,8 +40,9 @@ HEAD_BOUNDS: dict[str, Any] = {
     "max_line_size": HEADER_BYTES_MAX,
     "max_field_size": HEADER_BYTES_MAX,
 }
-"""Bounds of a response's head. aiohttp's own (8 KB, 128 headers) are met by content security
-policies and by what a chain of proxies adds."""
+"""Bounds of a response's head. Content security policies and the headers that a chain of proxies
+adds can reach aiohttp's own (8 KB, 128 headers).
+"""
 if "max_headers" in inspect.signature(aiohttp.ClientSession).parameters:
     HEAD_BOUNDS["max_headers"] = HEADERS_MAX  # releases before 3.14 do not bound the number
 _READING: dict[str, Any] = {
@@ -53,11 +53,11 @@ _READING: dict[str, Any] = {
 }
 
 head_of: Callable[[Any], tuple[int, CIMultiDictProxy[str]]] = attrgetter("code", "headers")
-"""Status and headers of what ``Wire.read`` brought."""
+"""Status and headers of a message that ``Wire.read`` returned."""
 
 
 def _exception(module: str, name: str) -> type[Exception]:
-    """A class of aiohttp's exceptions; where it is gone, one that nothing raises."""
+    """A class of aiohttp's exceptions; if it is gone, a class that is never raised."""
     try:
         found: type[Exception] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
@@ -66,20 +66,20 @@ def _exception(module: str, name: str) -> type[Exception]:
 
 
 NotHttpError = _exception("aiohttp.http_exceptions", "HttpProcessingError")
-"""What the parser says of a reply that it cannot read."""
+"""The parser's error for a reply that it cannot read."""
 EofStreamError = _exception("aiohttp", "EofStream")
-"""Raised on reading past the end of a body."""
+"""Raised when reading past the end of a body."""
 
 
 def parser_words(error: BaseException | None) -> str | None:
-    """What the parser says, without the status that it makes up; None for any other error."""
+    """The parser's message, without the status that it makes up; None for any other error."""
     return (
         getattr(error, "message", None) or str(error) if isinstance(error, NotHttpError) else None
     )
 
 
 def behind(error: BaseException) -> BaseException | None:
-    """What the system said, where aiohttp wraps it: a failure of a socket, of a name or of TLS."""
+    """The system's error inside aiohttp's: a failure of a socket, of name resolution or of TLS."""
     for name in ("certificate_error", "os_error"):
         found = getattr(error, name, None)
         if isinstance(found, BaseException):
@@ -88,13 +88,12 @@ def behind(error: BaseException) -> BaseException | None:
 
 
 def host_of(error: BaseException, default: str) -> str:
-    """The host that a connection was to be made to: the server's or the proxy's."""
+    """The host of an attempted connection: the server's or the proxy's."""
     return getattr(error, "host", None) or default
 
 
 class Wire:
-    """One connection: in use by one exchange, or idle. ``used`` says that it has served before.
-
+    """One connection: in use by one exchange, or idle. ``used`` is whether it has served before.
     ``read`` awaits the next message, for ``head_of``, and the reader of its body.
     """
 
@@ -109,49 +108,46 @@ class Wire:
         self.idle_from_s = 0.0
 
     def begin(self) -> asyncio.Transport | None:
-        """Expect a response; returns where the request is to be written, None once closed."""
+        """Expect a response; returns the transport for writing the request, None once closed."""
         self._expect()
         return self._protocol.transport
 
     def is_ready(self) -> bool:
-        """Whether it can serve: open, and nothing came unasked, which would be taken for the
-        answer to the next request (some servers announce a timeout that way).
+        """Whether it can serve: it is open and nothing arrived unrequested, which would be mistaken
+        for the answer to the next request (some servers announce a timeout that way).
         """
         transport = self._protocol.transport
         return not (transport is None or transport.is_closing() or self._protocol.should_close)
 
     def is_spent(self) -> bool:
-        """Whether it must not serve again: the server or the parser says so, or something is
-        left to read.
-        """
+        """Whether it must not serve again: because of the server, the parser, or unread data."""
         return self._protocol.should_close
 
     def close(self) -> None:
-        """End it, and with it whatever is under way."""
+        """Close it, and end any exchange on it."""
         self._connection.close()
 
     def release_to(self, served: weakref.WeakSet[ResponseHandler]) -> None:
-        """Leave it to the connector, and note that it has served."""
+        """Return it to the connector, and note that it has served."""
         served.add(self._protocol)
         self._connection.release()
 
 
 class Dialler:
-    """Asks a session's connector for connections to one server."""
+    """Gets connections to one server from a session's connector."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         connector = session.connector
         assert connector is not None
         self._connector = connector
         self._timeout = session.timeout
-        # Connections are asked for by a request; all that counts is where it goes.
+        # The connector takes a request object, of which only the destination matters.
         self._request = _request(session, url, {})
         self._served: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
 
     async def dial(self) -> Wire:
-        """A connection, new or out of the pool; one from the pool that is spent is passed over.
-
-        Raises what aiohttp raises where none can be made.
+        """A connection, new or from the pool; spent ones in the pool are skipped. Raises what
+        aiohttp raises if none can be made.
         """
         while True:
             connection = await self._connector.connect(
@@ -165,7 +161,7 @@ class Dialler:
             wire.close()
 
     def release(self, wire: Wire) -> None:
-        """Leave a connection to the connector, which closes it at the end."""
+        """Return a connection to the connector, which closes it at the end."""
         wire.release_to(self._served)
 
 
@@ -179,8 +175,8 @@ def _request(
 
 
 def request_head(session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]) -> bytes:
-    """The head of every POST to this URL, up to and without the length of its body; aiohttp adds
-    the headers that it would send by itself. Raises ValueError for headers with line breaks.
+    """The head of every POST to this URL, up to but without the length of its body; aiohttp adds
+    its default headers. Raises ValueError for headers with line breaks.
     """
     request = _request(session, url, headers)
     lines = [f"POST {request.url.raw_path_qs} HTTP/1.1"]
@@ -196,35 +192,35 @@ def request_head(session: aiohttp.ClientSession, url: str, headers: Mapping[str,
 
 
 def allow_connections(connector: aiohttp.BaseConnector, limit: int) -> None:
-    """Let a connector open so many connections from now on, if those are more. One that keeps its
-    bound elsewhere stays as it is: requests beyond it wait in there.
+    """Raise the number of connections that a connector may open. One that stores its bound
+    elsewhere is unchanged: requests beyond the bound wait there.
     """
     if getattr(connector, "_limit", limit) < limit:
         connector._limit = limit  # noqa: SLF001 - there is no other way
 
 
 def arrived_whole(content: aiohttp.StreamReader) -> bytes | None:
-    """A body that has come to its end, and of which nothing was read. None for any other, and for a
-    longer one: it is read by ``content``'s own methods. After each piece these resume the
-    connection and its parser, which takes a thirtieth of a run's CPU time even where nothing is
-    left to read, and of a stream of 50 pieces an eighth.
+    """A complete body of which nothing was read yet. None for any other, and for a longer one,
+    which are read by ``content``'s own methods. After each piece these resume the connection and
+    its parser, which takes a thirtieth of a run's CPU time even if nothing is left to read, and an
+    eighth for a stream of 50 pieces.
     """
     if (
         content.is_eof()
-        and 0 < content.total_bytes <= READ_BUFFER_BYTES  # what is longer may have stopped reading
+        and 0 < content.total_bytes <= READ_BUFFER_BYTES  # a longer one may have paused reading
         and content.exception() is None
     ):
-        pieces = content._buffer  # noqa: SLF001 - nothing that is public looks without taking
+        pieces = content._buffer  # noqa: SLF001 - no public method peeks
         if pieces:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
     return None
 
 
 async def differences(session: aiohttp.ClientSession, url: str) -> str | None:
-    """What this release does otherwise than this module expects; None where nothing is.
+    """How this release differs from what this module expects; None if it does not.
 
-    Two looks, half a millisecond in all: the signatures of what asks for a connection, and one
-    exchange rehearsed in memory, with everything else that is used.
+    Two checks, half a millisecond in all: the signatures of the calls that get a connection, and a
+    rehearsal of one exchange in memory, with everything else that is used.
     """
     try:
         _look_at_signatures(session, url)
@@ -236,7 +232,7 @@ async def differences(session: aiohttp.ClientSession, url: str) -> str | None:
 
 
 def remark_on(differs: str) -> str:
-    """The warning for what ``differences`` found."""
+    """The warning about the result of ``differences``."""
     version = getattr(aiohttp, "__version__", "of an unknown release")
     return (
         f"aiohttp {version} is not known to this version of batchrun ({differs}): requests go the "
@@ -251,7 +247,7 @@ _REPLY = b"HTTP/1.1 200 OK\r\nX-Rehearsed: yes\r\nContent-Length: 2\r\n\r\n{}"
 
 
 def _look_at_signatures(session: aiohttp.ClientSession, url: str) -> None:
-    """Whether a connection can be asked for, and given back, as ``Dialler`` does it."""
+    """Whether a connection can be acquired and released the way ``Dialler`` does it."""
     for error in (NotHttpError, EofStreamError):
         _expect(error.__module__.startswith("aiohttp."), error.__name__)
     head = request_head(session, url, {"X-Rehearsed": "yes"})
@@ -267,7 +263,7 @@ def _look_at_signatures(session: aiohttp.ClientSession, url: str) -> None:
 
 
 async def _rehearse() -> None:
-    """Whether a connection's protocol reads a response as ``Wire`` has it do."""
+    """Whether a connection's protocol reads a response the way ``Wire`` uses it."""
     handler = importlib.import_module("aiohttp.client_proto").ResponseHandler
     protocol = handler(asyncio.get_running_loop())
     transport = _Unconnected()
@@ -294,11 +290,11 @@ class _Unconnected(asyncio.Transport):
     """A transport to nowhere, for the rehearsal."""
 
     def is_closing(self) -> bool:
-        """Never: it is rehearsed how an open one is taken."""
+        """False: the rehearsal uses an open connection."""
         return False
 
     def pause_reading(self) -> None:
-        """Nothing comes anyway."""
+        """No data arrives anyway."""
 
     def resume_reading(self) -> None:
-        """Nothing comes anyway."""
+        """No data arrives anyway."""

@@ -1,14 +1,14 @@
-"""Connections to one server, at hand for the next exchange.
+"""Connections to one server, kept for the next exchange.
 
 aiohttp's connector makes them, bounds their number and closes them at the end. Going through its
-pool for every exchange is a quarter of what an exchange costs, so those that are kept are not given
-back to it between two exchanges.
+pool is a quarter of the cost of an exchange, so kept connections are not returned to it between two
+exchanges.
 
-Some servers close a connection after each stream and do not say so (llama.cpp's names a time for
-which it would stay open). Whoever uses it again at once meets the end more often than not; so it is
-counted how often that happens, and then connections are not kept.
+Some servers close a connection after each stream without announcing it (llama.cpp even names a time
+for which it would stay open). Reusing it immediately usually hits the close, so such losses are
+counted, and if there are many, connections are not kept.
 
-Others serve one connection per thread, and have few threads (llama.cpp has some four more than
+Others serve one connection per thread, and have few threads (llama.cpp has about four more than
 slots). An idle connection then blocks a thread until the server's timeout, 5 s for llama.cpp, while
 requests on other connections go unread. So the connection that was used last is taken first, and
 once fewer requests may be in flight, the connections beyond that number are closed.
@@ -31,22 +31,22 @@ from batchrun.adapters.http.aiohttp_internals import Dialler, Wire
 from batchrun.errors import FaultKind, TransportFault
 
 IDLE_S_MAX = 15.0
-"""Connections that lay idle for so long are closed; the connector's own bound. The time for which
-the machine slept counts: a network has forgotten them then, and would say nothing.
+"""Connections idle for this long are closed, as in the connector. The time that the machine slept
+counts: the network may have dropped them silently.
 """
 
 LOST_MIN = 2
 LOST_SHARE = 1 / 8
-"""Connections are no longer kept once so many that were used again, and such a share of them, were
+"""Connections are no longer kept once this number of reused ones, and this share of them, were
 closed by the server before it answered.
 """
 
 LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
-"""How aiohttp says that the server closed a connection."""
+"""aiohttp's errors for a connection that the server closed."""
 
 
 class Losses:
-    """Counts the connections that were lost when they were used again."""
+    """Counts connections that were lost when reused."""
 
     def __init__(self) -> None:
         self.used_again = self._lost = 0
@@ -58,21 +58,20 @@ class Losses:
         return lost < LOST_MIN or lost < LOST_SHARE * (lost + self.used_again)
 
     def unreachable(self) -> None:
-        """No new connection can be made: the server has other troubles."""
+        """No new connection can be made: the server has other problems."""
         self._lost = 0
 
     def stale(self, error: Exception, *, used: bool, begun: bool) -> TransportFault | None:
-        """Count a loss; the fault, where the server closed a connection between two exchanges.
-
-        ``begun`` says that an answer had begun.
+        """Count a loss; returns the fault if the server closed a connection between two exchanges.
+        ``begun`` is whether an answer had begun.
         """
-        # One that died while it was waited on was not closed between two exchanges.
+        # One that died while waiting for an answer was not closed between two exchanges.
         begun = begun or getattr(error, "errno", None) == errno.ETIMEDOUT
         if begun:
             return None
-        # If a new one is lost too, the server has other troubles.
+        # If a new one is lost too, the server has other problems.
         self._lost = self._lost + 1 if used else 0
-        # With part of a head, the error holds that instead of a text.
+        # With part of a head, the error has that instead of a text.
         if not used or not isinstance(getattr(error, "message", ""), str):
             return None
         what = "the server closed a kept-alive connection"
@@ -102,13 +101,13 @@ class Connections:
             self.close(self._idle.popleft())
 
     def close(self, wire: Wire) -> None:
-        """Close a connection that this made, and with it whatever is under way on it."""
+        """Close a connection made here, and end any exchange on it."""
         wire.close()
         self._open -= 1
 
     def at_hand(self) -> Wire | None:
-        """The idle connection that was used last, for one exchange, to be given back or closed;
-        None where there is none that can serve.
+        """The most recently used idle connection, for one exchange; the caller returns or closes
+        it. None if no connection can serve.
         """
         old_s = real_s() - IDLE_S_MAX
         while self._idle:
@@ -119,8 +118,8 @@ class Connections:
         return None
 
     async def make(self) -> Wire:
-        """A connection of the connector's for one exchange, to be given back or closed. Raises
-        what aiohttp raises where none can be made.
+        """A connection from the connector for one exchange; the caller returns or closes it. Raises
+        what aiohttp raises if none can be made.
         """
         with self.wanted():
             try:
@@ -136,7 +135,7 @@ class Connections:
 
     @contextlib.contextmanager
     def wanted(self) -> Iterator[None]:
-        """A caller is waiting on the connector: connections that are idle, or freed, go to it."""
+        """A caller is waiting for the connector: idle or freed connections go to it."""
         self._asking += 1
         try:
             self.let_go()
@@ -145,15 +144,15 @@ class Connections:
             self._asking -= 1
 
     def let_go(self) -> None:
-        """Leave what is idle to the connector, which closes it at the end."""
+        """Return idle connections to the connector, which closes them at the end."""
         self._close_old()
         while self._idle:
             self._dialler.release(self._idle.popleft())
             self._open -= 1
 
     def give_back(self, wire: Wire, *, spent: bool = False) -> None:
-        """An exchange ended well; ``spent`` says that its connection must not serve again. Whether
-        the server or the parser says so too is asked when its turn comes (``Wire.is_ready``).
+        """An exchange ended well; ``spent`` is whether its connection must not serve again. Whether
+        the server or the parser agrees is checked when it is reused (``Wire.is_ready``).
         """
         losses = self.losses
         if wire.used:
@@ -171,7 +170,7 @@ class Connections:
             self._watch()
 
     def _watch(self) -> None:
-        """Close what has lain idle for too long, and look again when the next one will have."""
+        """Close connections that were idle for too long, and check again when the next is due."""
         self._close_old()
         self._watching = bool(self._idle)
         if self._idle:

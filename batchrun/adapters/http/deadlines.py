@@ -1,12 +1,12 @@
-"""The time that exchanges may take, less the time in which this process did not run.
+"""The timeout of exchanges, not counting the time in which this process did not run.
 
-Two rules keep an answer that has arrived from being taken for one that is late:
+Two rules keep an answer that has arrived from being treated as late:
 
-- A task ends at the tick after the one that found its time over. Between the two ticks the loop has
-  run, and has read what had come.
-- A tick that comes late by much shows that the process was stopped, or busy. What it is late by
-  is added to everybody's time; the tick itself is not, or a loop that is always late would never
-  end anything. So a stop costs an attempt a fortieth of its time, or half a second, at most.
+- A task ends at the tick after the one that found its time over. Between the two ticks the loop
+  has run, and has read what had arrived.
+- A tick that comes late by much shows that the process was stopped, or busy. The delay, less one
+  tick, is added to every task's time: without this exception, a loop that is always late would
+  never end anything. So a stop costs an attempt a fortieth of its time, or half a second, at most.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from batchrun.adapters.environment.clock import real_s
 from batchrun.core.run.suspension import Gap, Pulse
 
 AWAY_S_MIN = 1.0
-"""Servers and networks do not give up a connection for less."""
+"""Servers and networks do not drop a connection for a shorter stop."""
 
 
 class Deadlines:
-    """One timer for many tasks that all get the same time.
+    """One timer for many tasks with the same timeout.
 
-    Since the time is the same for all, the task that entered first is due first, and a look at the
-    front of a queue is all there is to do. A timer of its own for every exchange costs 10 %.
+    Since the timeout is the same for all, the task that entered first is due first, and it is
+    enough to check the front of a queue. A separate timer for every exchange costs 10 %.
     """
 
     def __init__(self, timeout_s: float, *, clock: Callable[[], float] = real_s) -> None:
-        """``clock`` goes on while the machine sleeps. A task ends late by two ticks at most."""
+        """``clock`` includes the machine's sleep. A task ends at most two ticks late."""
         self._timeout_s = timeout_s
         self._tick_s = min(0.5, max(0.01, timeout_s / 40))
         self._loop = asyncio.get_running_loop()
@@ -52,13 +52,13 @@ class Deadlines:
             self._loop.call_later(self._tick_s, self._tick, self._pulse)
 
     def awake_s(self) -> float:
-        """Seconds of the monotonic clock, less those in which the process did not run."""
+        """Seconds of the monotonic clock, minus those in which the process did not run."""
         now_s = time.monotonic()
         late_s = 0.0 if self._pulse is None else self._pulse.missed_s(now_s)
         return now_s - self._missed_s - late_s
 
     def has_expired(self, task: asyncio.Task[object]) -> bool:
-        """Whether the task's time ran out, and it was cancelled for that."""
+        """Whether the task was cancelled because its time ran out."""
         return task in self._expired
 
     def was_interrupted(self, task: asyncio.Task[object]) -> bool:
@@ -95,7 +95,7 @@ class Deadlines:
             self._pulse = None
 
     def _resume(self, gap: Gap, now_s: float) -> None:
-        """Give back what was missed; nobody gets more than a whole time from now on."""
+        """Give back the missed time; no task gets more than its whole timeout from now on."""
         self._missed_s += gap.missed_s
         if sum(gap) >= AWAY_S_MIN:
             self._interrupted.update(self._due)

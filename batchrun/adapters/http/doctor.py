@@ -1,4 +1,4 @@
-"""Looking at an endpoint: its list of models, and one small request, sent as a run sends it."""
+"""Checks an endpoint: its list of models, and one small request, sent as a run sends it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ if TYPE_CHECKING:
     from batchrun.adapters.http.transport import HttpTransport
 
 TOKENS_MAX = 16
-"""What the answer may cost. Some models refuse a request that leaves them a single token."""
+"""The token limit of the answer. Some models refuse a request with a limit of a single token."""
 LIMITS = ("max_tokens", "max_completion_tokens")
-"""The names of that limit. Older servers know the first alone, newer models the second alone."""
+"""The names of that limit. Older servers only know the first, newer models only the second."""
 
 
 async def examine(
     settings: Settings, access: Access, say: Callable[[str], None], *, ask: bool = True
 ) -> list[Check]:
-    """Reach the server, read its list of models, ask the model. Never raises for what it finds.
-
-    Without ``ask`` the server is only reached: there is a key to be found first.
+    """Reach the server, read its list of models, send a request. Never raises for what it finds.
+    Without ``ask``, the server is only reached, because the key is missing.
     """
     provider = BY_NAME.get(access.endpoint.provider or "")
     async with access.talking(settings, say) as (transport, _):
@@ -103,7 +102,7 @@ class _Look:
         return diagnosis.sentence(verdict, exchange, wait_s_max), verdict
 
     async def _ask(self, listed: list[str]) -> list[Check]:
-        """One request, or a second one where the server knows the limit by its other name."""
+        """One request, or a second one if the server uses the other name of the limit."""
         model = self._model
         if model is None:
             return [Check("request", "failed", "no model to ask: give one with --model")]

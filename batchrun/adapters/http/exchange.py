@@ -1,8 +1,8 @@
-"""One POST after the other over aiohttp's pooled connections, with the request's head made once.
+"""POSTs over aiohttp's pooled connections, with the request's head made once.
 
-What matters stays aiohttp's: the connector (pool, DNS, TLS, connect timeout), the protocol, the
-HTTP parser and its limits, decompression, and the rule which connection may be used again. What
-this takes beside its documented names, and why: ``aiohttp_internals``.
+aiohttp still does the essential work: the connector (pool, DNS, TLS, connect timeout), the
+protocol, the HTTP parser and its limits, decompression, and the rule for reusing connections.
+``aiohttp_internals`` explains which undocumented names are used, and why.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ JOINED_BYTES_MAX = 2**16
 """Head and body go out in one piece up to here; beyond, copying costs more than a second write."""
 
 
-_new = tuple.__new__  # half the time of a named tuple's own ways
+_new = tuple.__new__  # half the time of calling the named tuple
 
 
 class Head(NamedTuple):
-    """What a response begins with."""
+    """The head of a response."""
 
     status: int
     headers: CIMultiDictProxy[str]
@@ -38,8 +38,8 @@ class BodyReader(Protocol):
     async def __call__(
         self, content: aiohttp.StreamReader, head: Head, whole: bytes | None = None
     ) -> bytes:
-        """The body; ``whole`` is there where all of it has come. Raises to have the
-        connection closed, which also happens where the body was not read to its end.
+        """The body; ``whole`` is set if all of it has arrived. If this raises, or the body is not
+        read to its end, the connection is closed.
         """
         ...
 
@@ -54,7 +54,7 @@ class Poster:
         url: str,
         headers: Mapping[str, str],
     ) -> None:
-        """``headers`` are sent with every body, beside those that aiohttp adds by itself."""
+        """``headers`` are sent with every body, in addition to aiohttp's defaults."""
         self._session = session
         self._connections = connections
         self._url = url
@@ -95,15 +95,14 @@ class Poster:
         except BaseException:
             self._connections.close(wire)
             raise
-        # Answered before everything was sent, the rest must not meet the next request.
+        # If the answer came before everything was sent, the rest must not precede the next request.
         self._connections.give_back(wire, spent=unsent)
         return found, answer
 
     def _send(self, transport: asyncio.Transport | None, body: bytes) -> asyncio.Transport:
-        """Have a request written at the end of this turn of the event loop, with all others of it.
-
-        Written one by one, between the work on two rows, each wakes a server that had time to fall
-        asleep: 17 instead of 6 µs in the kernel over loopback.
+        """Schedule a request to be written at the end of this turn of the event loop, together with
+        all others. Written one by one, between the work on two rows, each wakes a server that had
+        time to fall asleep: 17 instead of 6 µs in the kernel over loopback.
         """
         if transport is None or transport.is_closing():
             message = "the connection was closed before the request went out"
@@ -117,7 +116,7 @@ class Poster:
         outgoing, self._outgoing = self._outgoing, {}
         for transport, body in outgoing.items():
             if transport.is_closing():
-                continue  # given up, or lost: who waits for the answer will hear of it
+                continue  # given up, or lost: the waiter for the answer will notice
             if len(body) <= JOINED_BYTES_MAX:
                 transport.write(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
             else:

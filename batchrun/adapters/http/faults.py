@@ -1,4 +1,4 @@
-"""Foreign exceptions become ours: every way in which an exchange ends without a whole reply."""
+"""Turns foreign exceptions into ours, for every way an exchange can end without a whole reply."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _DISAGREEMENTS = (
     "insufficient security",
     "access denied",
 )
-"""Parts of OpenSSL's reasons that will not change by trying again."""
+"""Parts of OpenSSL's reasons that a retry will not change."""
 _TLS_RECORD = r"b'\x15\x03"
 _NO_TLS = ("wrong version number", "http request", "record layer failure", "packet length too long")
 _NO_AUTHORITY = (2, 18, 19, 20, 21)
-"""OpenSSL's codes for a chain that ends nowhere known, the self-signed among them."""
+"""OpenSSL's codes for a chain without a known root, including self-signed ones."""
 
 
 def fault(
@@ -41,8 +41,8 @@ def fault(
     """Our fault for one of aiohttp's.
 
     ``status`` is known once a reply's head had arrived; ``where`` is the server's host and port,
-    ``proxy`` the proxy's, if there is one. Raises ``BatchrunError`` where it is this process that
-    may open no more files: no row is to blame.
+    ``proxy`` the proxy's, if there is one. Raises ``BatchrunError`` if this process can open no
+    more files, since no row is to blame.
     """
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         message = (
@@ -85,11 +85,11 @@ def fault(
 
 
 def _words(error: Exception) -> str:
-    """What an error says, on one line and without the status that aiohttp makes up for replies
+    """The text of an error, on one line and without the status that aiohttp makes up for replies
     that it cannot read.
     """
     if isinstance(error, aiohttp.ServerDisconnectedError) and not isinstance(error.message, str):
-        return "it ended within the head of the reply"  # which stands in the error
+        return "it ended within the head of the reply"  # which the error contains
     text = parser_words(error)
     if text is None and isinstance(
         error, (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
@@ -109,7 +109,7 @@ def _reason(error: aiohttp.ClientConnectorError) -> str:
 
 
 def _tls_error(error: BaseException) -> ssl.SSLError | None:
-    """The failure of TLS behind an exception: an alert may come long after the handshake."""
+    """The TLS failure behind an exception: an alert may arrive long after the handshake."""
     for found in (error, behind(error), error.__cause__):
         if isinstance(found, ssl.SSLError) and not isinstance(found, aiohttp.ClientError):
             return found
@@ -117,7 +117,7 @@ def _tls_error(error: BaseException) -> ssl.SSLError | None:
 
 
 def _tls_fault(error: ssl.SSLError, where: str) -> TransportFault | None:
-    """A fault that stops the run, where trying again cannot help; else None."""
+    """A fault that stops the run, if retrying cannot help; else None."""
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message or error.reason or "verification failed"
         message = f"the TLS certificate of {where} is not accepted: {reason.rstrip('.')}"
@@ -137,7 +137,7 @@ def _tls_fault(error: ssl.SSLError, where: str) -> TransportFault | None:
 
 
 def _proxy_fault(error: aiohttp.ClientHttpProxyError, proxy: str, where: str) -> TransportFault:
-    """An answer other than 200 to CONNECT. That the proxy cannot reach the server may pass."""
+    """An answer other than 200 to CONNECT. A proxy that cannot reach the server may recover."""
     answer = f"HTTP {error.status} {error.message}".rstrip()
     if error.status >= 500 or error.status in (408, 429):
         message = f"the proxy {proxy} has no connection to {where}: {answer}"

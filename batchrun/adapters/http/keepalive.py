@@ -7,7 +7,7 @@ twice. The kernel's probes keep such a connection open, and notice that the othe
 
 ``TCP_USER_TIMEOUT`` is left alone on purpose: Linux also applies it while the other side has closed
 its receive window, so a busy server that is slow to read a large prompt would be cut off although
-it acknowledges every probe. What is sent into a dead network is bounded by the attempt's timeout.
+it acknowledges every probe. The attempt's timeout bounds the wait on a dead network.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from aiohttp import AddrInfoType
 
 PROBES = 5
-"""A connection is dead after so many probes without an answer: with the default times, three
-minutes after the last sign of life.
+"""A connection is dead after this many unanswered probes: with the default times, three minutes
+after the last sign of life.
 """
 
 
@@ -40,8 +40,8 @@ def options(keepalive_s: float) -> list[tuple[int, int, int]]:
 
 
 def socket_factory(keepalive_s: float) -> Callable[[AddrInfoType], socket.socket]:
-    """Makes the sockets of aiohttp's connector, probed by the kernel while they are silent: those
-    of plain connections, TLS, and tunnels through a proxy. ``keepalive_s`` is above 0.
+    """Makes the sockets of aiohttp's connector, which the kernel probes while they are silent: for
+    plain connections, TLS, and tunnels through a proxy. ``keepalive_s`` is above 0.
     """
     chosen = options(keepalive_s)
 
@@ -49,7 +49,7 @@ def socket_factory(keepalive_s: float) -> Callable[[AddrInfoType], socket.socket
         family, kind, protocol, _, _ = address
         made = socket.socket(family, kind, protocol)
         for level, name, value in chosen:
-            # A system that knows the option's name and not the option is no worse off without it.
+            # A system may define the option's name without supporting it, which is harmless.
             with contextlib.suppress(OSError):
                 made.setsockopt(level, name, value)
         return made

@@ -1,8 +1,8 @@
-"""Running the command that prints a key.
+"""Runs the command that prints a key.
 
-It has no shell, no input and no terminal: a command that asks for a password must fail, not wait
-for a person who is not there. It is a process group of its own, so that it ends with everything it
-started, and so that a Ctrl-C meant for the run does not break off a renewal.
+It has no shell, no input and no terminal: a command that asks for a password must fail instead of
+waiting. It runs in a separate process group, so that it ends together with everything it started,
+and so that a Ctrl-C meant for the run does not interrupt a renewal.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _PIECE_BYTES = 2**14
 def output_of(
     words: Sequence[str], stop: Callable[[], bool], *, timeout_s: float = TIMEOUT_S
 ) -> bytes:
-    """What the command prints. Blocks; ``stop`` is asked now and then whether to give up.
+    """The output of the command. Blocks; ``stop`` is polled for whether to give up.
 
-    Raises ``KeyUnavailableError`` where the command cannot be started, fails, takes too long or
-    prints too much. The message shows what it wrote to stderr, never what it printed.
+    Raises ``KeyUnavailableError`` if the command cannot be started, fails, takes too long or prints
+    too much. The message shows its stderr, never its stdout.
     """
     name = f"the key command {words[0]}"
     try:
@@ -62,8 +62,8 @@ def output_of(
 def _read(
     process: subprocess.Popen[bytes], name: str, stop: Callable[[], bool], due_s: float
 ) -> tuple[bytes, bytes]:
-    """Both outputs, once the process has ended. A process that it left behind may hold on to them;
-    that one is neither waited for nor killed.
+    """Both outputs, once the process has ended. A process that it left behind may keep them open;
+    that one is neither awaited nor killed.
     """
     assert process.stdout is not None
     assert process.stderr is not None
@@ -103,7 +103,7 @@ def _ending(code: int) -> str:
 
 
 def _told(complaint: bytes, out: bytes) -> str:
-    """What the command complained of, on one line and without what it printed."""
+    """The command's stderr on one line, without anything from its stdout."""
     printed = out.decode(errors="replace")
     text = Redactor([printed.strip(), *printed.split()]).text(complaint.decode(errors="replace"))
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())

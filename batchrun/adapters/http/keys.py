@@ -18,28 +18,28 @@ from batchrun.errors import KeyUnavailableError, UsageError
 
 KEY_FILE_BYTES_MAX = 2**16
 ANEW_S = 1.0
-"""A source that gave the same key again is not asked before so many seconds have passed."""
+"""After a source returned the same key again, seconds until it is read once more."""
 
 
 class KeySource(Protocol):
-    """A place that a key is read from."""
+    """A place from which a key is read."""
 
     renewable: bool
-    """Whether reading it again may give another key."""
+    """Whether reading it again may return another key."""
 
     def read(self, stop: Callable[[], bool] = lambda: False) -> str | None:
-        """The key as it is sent, or None where there is none and none is needed. Blocks; may give
-        up where ``stop`` says so. Raises ``KeyUnavailableError``, without a key in its message.
+        """The key as it is sent, or None if there is none and none is needed. Blocks; gives up if
+        ``stop`` returns true. Raises ``KeyUnavailableError``, without a key in its message.
         """
         ...
 
     def __str__(self) -> str:
-        """What to call it in a message."""
+        """Its name in messages."""
         ...
 
 
 class Variable:
-    """An environment variable, or one of ``.env``. No name, no key."""
+    """An environment variable, or one of ``.env``. Without a name there is no key."""
 
     renewable = False
 
@@ -51,7 +51,7 @@ class Variable:
         return f"the variable {self._name}"
 
     def read(self, stop: Callable[[], bool] = lambda: False) -> str | None:  # noqa: ARG002
-        """See ``KeySource``. None where the variable is not set."""
+        """See ``KeySource``. None if the variable is not set."""
         return _parsed(self._value, str(self))
 
 
@@ -66,7 +66,7 @@ class KeyFile:
         return f"the key file {self._path}"
 
     def read(self, stop: Callable[[], bool] = lambda: False) -> str | None:  # noqa: ARG002
-        """See ``KeySource``. A pipe is read once: nobody would fill it again."""
+        """See ``KeySource``. A pipe is only read once, since it would not be filled again."""
         try:
             with open(self._path, "rb") as file:  # noqa: PTH123 - a path may be /dev/fd/N
                 self.renewable = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
@@ -97,7 +97,7 @@ class KeyCommand:
 
 
 def source_of(endpoint: Endpoint, environment: Mapping[str, str]) -> KeySource:
-    """The source that the settings name; a variable where they name none."""
+    """The source that the settings name; by default a variable."""
     if endpoint.api_key_command is not None:
         return KeyCommand(endpoint.api_key_command)
     if endpoint.api_key_file is not None:
@@ -106,8 +106,8 @@ def source_of(endpoint: Endpoint, environment: Mapping[str, str]) -> KeySource:
 
 
 def _needed(data: bytes, source: str) -> str:
-    """A key that must be there."""
-    # Editors put a mark before the text, some of them unasked; the replaced characters are refused.
+    """Check that there is a key."""
+    # Some editors put a byte-order mark before the text; replacement characters are refused.
     key = _parsed(data.decode("utf-8-sig", errors="replace"), source)
     if key is None:
         message = f"{source} gave no key: it is empty"
@@ -134,8 +134,8 @@ class RenewableKey:
         redactor: Redactor,
         say: Callable[[str], None],
     ) -> None:
-        """``key`` is the one in use; ``install`` puts another in its place; ``redactor`` is told
-        of it before.
+        """``key`` is the one in use; ``install`` replaces it; ``redactor`` gets the new key before
+        that.
         """
         self._source = source
         self._key = key
@@ -158,11 +158,11 @@ class RenewableKey:
                 return False
             self._renewing = asyncio.create_task(self._renew(), name="key")
             self._renewing.add_done_callback(self._renewed)
-        # A row that is given up meanwhile does not take the others' key with it.
+        # A row that is given up meanwhile must not cancel the renewal for the others.
         return await asyncio.shield(self._renewing)
 
     async def close(self) -> None:
-        """End a renewal that goes on."""
+        """End a renewal in progress."""
         self._closing.set()
         if self._renewing is not None:
             await asyncio.wait((self._renewing,))
@@ -185,4 +185,4 @@ class RenewableKey:
     def _renewed(self, task: asyncio.Task[bool]) -> None:
         self._renewing = None
         if not task.cancelled():
-            task.exception()  # whoever waited for it has seen it
+            task.exception()  # the waiters have seen it

@@ -1,14 +1,15 @@
-"""Asks a server of one's own for its load, at ``/metrics``, every few seconds.
+"""Polls the user's own server for its load, at ``/metrics``, every few seconds.
 
-It is asked as a monitoring system would: without key, headers or client certificate, over a
-connection of its own, and no redirect is followed. Only loopback and private addresses are; a name
-counts if every address that it resolves to does, and the connection goes to one of these. A server
-that has no such page is left alone after a few tries; nobody is told, since nothing depends on it.
+The request is like a monitoring system's: without key, headers or client certificate, over a
+separate connection, and no redirect is followed. Only loopback and private addresses are polled; a
+name counts if every address that it resolves to does, and the connection goes to one of these. A
+server without such a page is not polled again after a few tries; this is not reported, since
+nothing depends on it.
 
-One that does not answer at all may only be busy: llama.cpp's HTTP threads serve a connection each,
-and a run with a large window holds all of them. So a request waits its turn for a minute, the next
-one comes later. The connection is kept only where the server is at work besides: one with a single
-thread would serve nothing else as long as it is open.
+One that does not answer at all may only be busy: llama.cpp's HTTP threads serve one connection
+each, and a run with a large window holds all of them. So a request waits for up to a minute, and
+the next one is sent later. The connection is only kept if the server works on other requests too:
+one with a single thread would serve nothing else as long as it is open.
 """
 
 from __future__ import annotations
@@ -31,24 +32,24 @@ if TYPE_CHECKING:
 
 EVERY_S = 2.0
 LATER_S_MAX = 60.0
-"""After a request without an answer the next one comes twice as late, up to this."""
+"""After an unanswered request the pause doubles, up to this."""
 CONNECT_TIMEOUT_S, TIMEOUT_S = 5.0, 60.0
 LATE_S = 5.0
-"""A report that takes longer counts as none until it arrives."""
+"""A report that takes longer counts as missing until it arrives."""
 PAGE_BYTES_MAX = 2**19
-"""vLLM's page, with all histograms, has some 100 KB."""
+"""vLLM's page, with all histograms, has about 100 KB."""
 FAILURES_MAX = 3
 """After this many answers in a row that are not reports, the server is not asked again."""
 FAILURES = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 BUSY = {429, 500, 502, 503, 504}
-"""Statuses by which a server says that it may answer later; 501 says that it never will."""
+"""Statuses of a server that may answer later; with 501 it never will."""
 
 
 @contextlib.asynccontextmanager
 async def asking(
     address: Address, tls: ssl.SSLContext | None, heard: Callable[[Load | None], None]
 ) -> AsyncIterator[None]:
-    """Tell ``heard`` what the server reports, for as long as this lasts."""
+    """Pass the server's reports to ``heard`` until the block is left."""
     task = asyncio.create_task(_ask(address, tls, heard), name="load reports")
     try:
         yield
@@ -57,7 +58,7 @@ async def asking(
 
 
 class _OwnAddresses(aiohttp.ThreadedResolver):
-    """Resolves names of servers of one's own, and fails for others."""
+    """Resolves names of the user's own servers, and fails for others."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -70,7 +71,7 @@ class _OwnAddresses(aiohttp.ThreadedResolver):
 
 
 class PublicAddressError(OSError):
-    """The server is somebody else's."""
+    """The server is not the user's own."""
 
 
 async def _ask(
@@ -116,8 +117,8 @@ async def _ask(
 
 
 async def _load(session: aiohttp.ClientSession, url: str, *, keeps: bool) -> Load | None:
-    """What the page says; None where there is none, or it says nothing of a queue. Raises one of
-    ``FAILURES`` where the server may say so later. ``keeps``: the connection stays open.
+    """The load on the page; None if there is no page, or it does not report a queue. Raises one of
+    ``FAILURES`` if the server may report it later. ``keeps``: the connection stays open.
     """
     headers = {} if keeps else {"Connection": "close"}
     async with session.get(url, headers=headers, allow_redirects=False) as response:

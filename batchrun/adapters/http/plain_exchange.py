@@ -1,5 +1,5 @@
-"""The same POST by aiohttp's documented names alone: through proxies, whose request line differs,
-and wherever this release of aiohttp is not known (``aiohttp_internals``).
+"""POSTs using only aiohttp's documented names: through proxies, which need a different request
+line, and with unknown releases of aiohttp (``aiohttp_internals``).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ LARGE_BODY_BYTES = 2**20
 
 
 class Course:
-    """What aiohttp reports about one request while it is under way.
+    """What aiohttp reports about one request while it is in flight.
 
-    ``reused`` says that its connection had served before; ``turned``, that the event loop has
-    turned since then, without which nothing can have come from the server.
+    ``reused`` is whether its connection had served before; ``turned``, whether the event loop has
+    turned since then: before that, nothing can have come from the server.
     """
 
     __slots__ = ("reused", "turned")
@@ -37,8 +37,8 @@ class Course:
         self.turned = True
 
     def require_answer(self) -> None:
-        """Raise ``TransportFault`` where the response was there before the request went out: a
-        server spoke unasked (some announce a timeout so), and it answers nothing.
+        """Raise ``TransportFault`` if the response arrived before the request was sent: then it
+        answers no request (some servers announce a timeout that way).
         """
         if self.reused and not self.turned:
             message = "the server spoke unasked on a kept-alive connection"
@@ -57,7 +57,7 @@ async def _reused(
 
 
 def tracing() -> aiohttp.TraceConfig:
-    """What makes a session keep each request's ``Course`` up to date."""
+    """The hooks by which a session keeps each request's ``Course`` up to date."""
     found = aiohttp.TraceConfig()
     found.on_connection_reuseconn.append(_reused)
     return found
@@ -72,7 +72,7 @@ class MakeSession(Protocol):
 
 
 class PlainPoster:
-    """Posts bodies, over sessions of its own. Redirects are not followed."""
+    """Posts bodies over its own sessions. Redirects are not followed."""
 
     def __init__(
         self,
@@ -80,8 +80,8 @@ class PlainPoster:
         headers: Mapping[str, str],
         proxy: str | None,
     ) -> None:
-        """``session`` makes one, with ``tracing``; without ``keeps``, one that keeps no connections
-        for the next request.
+        """``session`` makes a session with ``tracing``; without ``keeps``, one that keeps no
+        connections for the next request.
         """
         self._new_session = session
         self._proxy = proxy
@@ -135,7 +135,7 @@ class PlainPoster:
                     raise fault from None
             raise
         self._losses.used_again += course.reused
-        # Read to its end, a reply gives its connection back by itself.
+        # A reply that was read to its end releases its connection by itself.
         if not response.content.at_eof():
             response.close()
         return head, answer

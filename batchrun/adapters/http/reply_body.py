@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from batchrun.core.stream.fold import Stream
 
 DONE_GRACE_S = 1.0
-"""How long a stream that has announced its end may take to end. A connection that is still open
-then is closed: the answer is whole.
+"""How long a stream that has announced its end may take to end. After that the connection is
+closed, since the answer is whole.
 """
 LARGE_AT_ONCE = 4
 UNPACKED_BYTES = 2**28
 _BLANK = b" \t\r\n"
 _MESSAGE, _DELTA = b'"message":', b'"delta"'
 _GLANCE_BYTES = 4096
-"""Where a body tells whether it is an answer or a piece of one."""
+"""The part of a body that shows whether it is an answer or a piece of one."""
 
 
 class Large:
-    """Lets few replies be large at once: a server that answers everything with bombs would fill
-    the memory with as many replies of the largest size as there are requests in flight.
+    """Limits how many replies are large at once: otherwise a server could fill the memory with as
+    many replies of the largest size as there are requests in flight.
 
-    A reply is large from ``bytes_min`` on; what stays below may arrive together.
+    A reply is large from ``bytes_min`` on; smaller ones are not limited.
     """
 
     def __init__(self, concurrency: int) -> None:
@@ -43,13 +43,13 @@ class Large:
 
 
 class Arriving:
-    """How far one reply has arrived. Made when its request goes out.
+    """The reply received so far. Made when its request is sent.
 
-    ``stream`` is there where the body is one; whoever reads must ask it whether it is whole.
-    ``ttft_s`` is the time from then to the first thing the model said.
+    ``stream`` is set if the body is a stream; the reader must check whether it is whole. ``ttft_s``
+    is the time from sending to the first token.
     """
 
-    # What an ordinary reply never changes stays with the class.
+    # Values that an ordinary reply never changes are class attributes.
     _slot = False
     _size = 0
     _plain = False
@@ -61,7 +61,7 @@ class Arriving:
     def __init__(
         self, bytes_max: int, large: Large, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``bytes_max`` bounds the body as it comes, with all that frames a stream's events."""
+        """``bytes_max`` bounds the body as received, including the framing of a stream's events."""
         self._clock = clock
         self._bytes_max = bytes_max
         self._large = large
@@ -70,13 +70,13 @@ class Arriving:
 
     @property
     def status(self) -> int | None:
-        """The status, once the head of the reply is there."""
+        """The status, once the head of the reply has arrived."""
         return self.head.status if self.head is not None else None
 
     async def read(
         self, content: aiohttp.StreamReader, head: Head, whole: bytes | None = None
     ) -> bytes:
-        """See ``exchange.BodyReader``. Empty where the body is a stream."""
+        """See ``exchange.BodyReader``. Empty if the body is a stream."""
         self.head = head
         if whole is not None and whole[:1] == b"{" and len(whole) <= self._bytes_max:
             return self._settled(whole)  # nearly every reply arrives like this
@@ -92,7 +92,7 @@ class Arriving:
             self._expect(head.headers.get("Content-Length"))
         while not (done or content.at_eof()):
             if self._size > self._large.bytes_min and not self._slot:
-                # What is not read on is not sent on: the server waits too.
+                # While reading pauses, the server cannot send more, and waits too.
                 await self._large.slots.acquire()
                 self._slot = True
             done = self.take(await content.readany())
@@ -111,9 +111,8 @@ class Arriving:
             self._large.slots.release()
 
     def take(self, piece: bytes) -> bool:
-        """Take the next bytes of the body; returns whether a stream has announced its end.
-
-        Raises ``TransportFault`` where there are too many.
+        """Take the next bytes of the body; returns whether a stream has announced its end. Raises
+        ``TransportFault`` if the body is too large.
         """
         self._count(len(piece))
         return self._take(piece)
@@ -123,7 +122,8 @@ class Arriving:
             self._pieces.append(piece)
             return False
         if self.stream is None:
-            # Blank lines keep some connections alive while the request is queued.
+            # Some servers send blank lines to keep the connection alive while the request is
+            # queued.
             start = b"".join([*self._pieces, piece]).lstrip(_BLANK)
             self._pieces = [start]
             decided = sse.is_stream(start, self._label)
@@ -144,7 +144,7 @@ class Arriving:
             raise self._too_large("is larger than")
 
     def _expect(self, length: str | None) -> None:
-        """Do not begin to read what announces that it will be too large."""
+        """Refuse a body with a declared length that is too large."""
         if length is not None and length.isdecimal() and int(length) > self._bytes_max:
             raise self._too_large(f"announces {int(length):,} bytes, over")
 
@@ -157,7 +157,7 @@ class Arriving:
             self.ttft_s = self._clock() - self._started_s
 
     def _finished(self) -> bytes:
-        """The body, once it has ended; empty where it is a stream."""
+        """The body, once it has ended; empty for a stream."""
         if self.stream is not None:
             self.stream.end()
             self._look(self.stream)
@@ -171,12 +171,12 @@ class Arriving:
         return self._settled(body)
 
     def _settled(self, body: bytes) -> bytes:
-        """A plain body, once it has ended. One that begins with a brace can be a stream whose lines
-        lack their field names: an event then has a delta; and no message before that, if it is not
-        called a stream either.
+        """A plain body, once it has ended. One that begins with a brace can be a stream without
+        field names in its lines: an event then has a delta and, if the content type is not a
+        stream's either, no message before that.
         """
         message = body.find(_MESSAGE, 0, _GLANCE_BYTES)
-        # A message comes early. Looking for a delta behind it would be a look at the whole answer.
+        # A message comes early. Searching for a delta after it would scan the whole answer.
         end = _GLANCE_BYTES if message < 0 or self._is_labelled() else message
         plain = body.find(_DELTA, 0, end) < 0
         return body if plain and body[-1:] == b"}" else self._reconsidered(body)

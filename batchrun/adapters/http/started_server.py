@@ -1,4 +1,4 @@
-"""Requests to a server that batchrun started itself: if it dies, nobody restarts it."""
+"""Requests to a server that batchrun started itself: if it dies, it is not restarted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchrun.records import Reply, Request
 
 
 class StartedServerTransport(HttpTransport):
-    """``HttpTransport`` that raises why the server ended, where a connection broke for that."""
+    """``HttpTransport`` that raises the reason if a connection broke because the server ended."""
 
     def __init__(
         self, *arguments: Any, failure: Callable[[], BatchrunError | None], **options: Any
@@ -24,7 +24,7 @@ class StartedServerTransport(HttpTransport):
         self._failure = failure
 
     async def send(self, request: Request) -> Reply:
-        """See ``ports.Transport``. Raises ``LocalServerError`` where the server ended."""
+        """See ``ports.Transport``. Raises ``LocalServerError`` if the server has ended."""
         try:
             return await super().send(request)
         except TransportFault as fault:

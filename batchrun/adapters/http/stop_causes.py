@@ -1,7 +1,7 @@
-"""What an endpoint itself says about a stop: the models that it lists, and whether it speaks TLS.
+"""Asks an endpoint about the cause of a stop: the models that it lists, and whether it speaks TLS.
 
-Asked once after a run that a wrong setting stopped, for a few seconds at most. Whatever goes wrong
-here is no news: the run has said already what stopped it.
+This happens once after a run that a wrong setting stopped, for a few seconds at most. Errors here
+are ignored: the run has already reported what stopped it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ TIMEOUT_S = 5.0
 
 
 def access_again(endpoint: Endpoint, environment: Mapping[str, str]) -> Access | None:
-    """The way to an endpoint once more; None where a command gives its key, which is not run again
-    for this, or where something is missing.
+    """Access to an endpoint again; None if a command prints its key, which is not run again for
+    this, or if something is missing.
     """
     if endpoint.api_key_command is not None:
         return None
@@ -34,7 +34,7 @@ def access_again(endpoint: Endpoint, environment: Mapping[str, str]) -> Access |
 
 
 async def models_listed(settings: Settings, access: Access) -> list[str]:
-    """The models that the endpoint lists; none where it does not, or does not answer in time."""
+    """The models that the endpoint lists; empty if it lists none, or does not answer in time."""
     patient = replace(settings, timeout_s=TIMEOUT_S, connect_timeout_s=TIMEOUT_S, stream=False)
     try:
         async with access.talking(patient, lambda _: None) as (transport, _):

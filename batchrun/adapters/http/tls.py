@@ -1,4 +1,6 @@
-"""The TLS of an endpoint: whom it trusts, what it shows of itself. Verification is always on."""
+"""The TLS settings of an endpoint: trusted authorities, client certificate. Verification is always
+on.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from batchrun.errors import UsageError
 def context_of(endpoint: Endpoint, environment: Mapping[str, str]) -> ssl.SSLContext:
     """A context that verifies certificates and host names.
 
-    Trusted are the authorities of ``ca_file``, else those of the system, where ``SSL_CERT_FILE``
-    and ``SSL_CERT_DIR`` name others. Raises ``UsageError`` naming a file that cannot be used.
+    It trusts the authorities in ``ca_file``, or else those of the system, which ``SSL_CERT_FILE``
+    and ``SSL_CERT_DIR`` replace. Raises ``UsageError`` naming a file that cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -40,7 +42,9 @@ def _trust(context: ssl.SSLContext, path: str, name: str) -> None:
 
 
 def _trust_system(context: ssl.SSLContext, environment: Mapping[str, str]) -> None:
-    """What OpenSSL would do by itself, which reads neither ``.env`` nor says what is missing."""
+    """Load the system's authorities. OpenSSL's own way does not read ``.env`` or report what is
+    missing.
+    """
     file, folder = environment.get("SSL_CERT_FILE"), environment.get("SSL_CERT_DIR")
     if not file and not folder:
         context.load_default_certs()
@@ -81,5 +85,5 @@ class _LockedError(Exception):
 
 
 def _locked() -> str:
-    """Asked for the password of a key: OpenSSL would ask the terminal."""
+    """Called for the password of a key; without it, OpenSSL would ask on the terminal."""
     raise _LockedError

@@ -1,10 +1,9 @@
-"""HTTP by aiohttp: one session an endpoint, one exchange a call, nothing retried or judged here.
+"""HTTP with aiohttp: one session per endpoint, one exchange per call; nothing is retried or judged.
 
 The session's own total timeout is off, because it would count the wait for a connection; instead
 one timer for all exchanges enforces a wall clock per attempt, which a server that drips bytes
-cannot reset. Redirects are followed where they stay on the server (``core.reply.redirects``).
-Whoever makes the transport names the proxy: aiohttp's own reading of the environment would consult
-``~/.netrc`` too.
+cannot reset. Redirects are followed if they stay on the server (``core.reply.redirects``). The
+caller names the proxy: aiohttp's own reading of the environment would also consult ``~/.netrc``.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 REMARK_MAX = 200
-_new = tuple.__new__  # half the time of a named tuple's own ways
-"""Characters of what a server said in a stream beside an answer."""
+_new = tuple.__new__  # half the time of calling the named tuple
+"""Characters kept of a stream's content other than the answer."""
 UNDERSTOOD = (aiohttp.ClientError, EofStreamError, NotHttpError, OSError, TimeoutError)
-"""What ``faults`` makes ours of; OSError and TimeoutError come from below aiohttp."""
+"""The exceptions that ``faults`` translates; OSError and TimeoutError come from below aiohttp."""
 BROKEN = frozenset(
     (
         FaultKind.DNS,
@@ -55,9 +54,9 @@ BROKEN = frozenset(
         FaultKind.INCOMPLETE,
     )
 )
-"""Faults that a connection may have because nobody attended to it."""
+"""Faults that a connection may have because this process was not running."""
 ELSEWHERE_MAX = 16
-"""Paths that redirects led to and that are kept ready."""
+"""How many redirect targets are kept."""
 
 
 class HttpTransport:
@@ -103,7 +102,7 @@ class HttpTransport:
         self._where = self._socket or urlsplit(self._url).netloc
 
     remark: str | None
-    """A warning that requests are sent in a more expensive way than usual, and why."""
+    """A warning that requests are sent in a more expensive way, and why."""
 
     def __repr__(self) -> str:
         return f"HttpTransport({self._where})"
@@ -119,7 +118,7 @@ class HttpTransport:
         )
 
     def replace_key(self, key: str) -> None:
-        """Send every request from now on with this key; those that are out keep theirs."""
+        """Send every request from now on with this key; those in flight keep theirs."""
         self._headers = self._headers_with(key)
         for poster in self._posters.values():
             poster.replace_headers(self._headers)
@@ -138,7 +137,7 @@ class HttpTransport:
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(self._timeout_s)
         self._large = Large(self._concurrency)
-        # Time to the first token is told of streams alone; this clock costs more than that one.
+        # Time to the first token is only reported for streams; this clock costs more than that one.
         self._clock = self._deadlines.awake_s if self._stream else time.monotonic
         self._posters: dict[str, Poster] = {}
         self._plain: PlainPoster | None = None
@@ -209,7 +208,7 @@ class HttpTransport:
         task = asyncio.current_task(self._loop)  # without the loop it costs a system call
         assert task is not None
         self._deadlines.enter(task)
-        # The status counts once the head of a reply is there, for faults that come after it.
+        # Once the head of a reply has arrived, later faults include the status.
         arrived = Arriving(self._body_bytes_max, self._large, self._clock)
         try:
             head, answer = await self._post(self._url, request.body, arrived)
@@ -260,7 +259,7 @@ class HttpTransport:
         return poster.post(body, arrived.read)
 
     async def get(self, url: str) -> Reply:
-        """What the same server says under another URL, such as its list of models. Raises
+        """The reply of the same server to a GET of another URL, such as its list of models. Raises
         ``TransportFault`` as ``send`` does.
         """
         arrived = Arriving(self._body_bytes_max, self._large)
@@ -287,16 +286,15 @@ class HttpTransport:
     def _folded(
         self, arrived: Arriving, fault: TransportFault | None, task: asyncio.Task[object]
     ) -> Reply:
-        """The reply that a stream makes, also where the connection broke behind a whole answer.
-
-        Raises the fault otherwise, with what had arrived; ``fault`` is what ended the stream.
+        """The reply made from a stream, also if the connection broke after a whole answer.
+        Otherwise raises the fault, with what had arrived; ``fault`` is what ended the stream.
         """
         stream, head = arrived.stream, arrived.head
         if stream is None or head is None:
             assert fault is not None
             raise self._excused(fault, task) from None
         if fault is not None:
-            stream.end()  # else whoever read it to its end did
+            stream.end()  # otherwise the reader that reached its end did
         redactor = self._redactor
         reply = Reply(
             head.status,
@@ -321,8 +319,8 @@ class HttpTransport:
         raise self._excused(fault, task) from None
 
     def _excused(self, fault: TransportFault, task: asyncio.Task[object]) -> TransportFault:
-        """The fault; one of its own where the connection broke while this process did not run:
-        neither the row nor the server is to blame for that.
+        """The fault; a special kind if the connection broke while this process did not run, since
+        neither the row nor the server is to blame.
         """
         if fault.kind in BROKEN and self._deadlines.was_interrupted(task):
             fault.args = (f"{fault} (batchrun was suspended meanwhile)",)

@@ -1,3 +1,1 @@
-"""What makes an outcome durable: the logs of shards, the state file, notes of requests on their
-way.
-"""
+"""Makes outcomes durable: the logs of shards, the state file, notes of requests in flight."""

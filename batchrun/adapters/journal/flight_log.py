@@ -1,10 +1,10 @@
-"""The flight log: which exchanges are out, in a small file mapped into memory.
+"""The flight log: which requests are in flight, in a small file mapped into memory.
 
-An attempt is noted here, with plain stores into shared memory, just before its request is sent,
-and wiped once the journal holds what became of it. The kernel owns the pages, so after a kill of
-the process the next start finds every exchange that was out and enters it into the ledger as
-unanswered: the server may have billed it. A power cut may lose the notes (nothing is flushed
-here), never an answer.
+An attempt is noted here, with plain stores into shared memory, just before its request is sent, and
+wiped once the journal has its result. The kernel owns the pages, so after a kill of the process the
+next start finds every exchange that was in flight and enters it into the ledger as unanswered: the
+server may have billed it. A power cut may lose the notes (nothing is flushed here), never an
+answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FLIGHTS = "inflight"
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One exchange that was out when the process ended."""
+    """One exchange that was in flight when the process ended."""
 
     row: int
     attempt: int
@@ -38,8 +38,8 @@ class Note:
 
 
 class FlightLog:
-    """A table of exchanges in flight, one slot a row. Not thread-safe; cheap enough for any row
-    (about a microsecond).
+    """A table of exchanges in flight, one slot per row. Not thread-safe; an entry takes about a
+    microsecond.
     """
 
     def __init__(self, path: Path, slots: int) -> None:
@@ -55,7 +55,7 @@ class FlightLog:
         self._grow(slots)
 
     def _grow(self, slots: int) -> None:
-        # Space is taken now: a store into a mapped page that finds the disk full kills the process.
+        # Reserve space now: a store into a mapped page kills the process if the disk is full.
         platform.reserve(self._descriptor, 0, slots * _SLOT.size)
         if self._map is not None:
             self._view.release()
@@ -67,7 +67,7 @@ class FlightLog:
         files.reached("flights.grown", self._path)
 
     def note(self, row: int, attempt: int, endpoint: int, started_at_us: int) -> None:
-        """An exchange of this row goes out now."""
+        """Note that a request of this row is sent now."""
         held = self._slot_of.get(row)
         if held is None:
             if not self._free:
@@ -88,7 +88,9 @@ class FlightLog:
         )
 
     def wipe(self, row: int, attempt: int) -> None:
-        """What became of this exchange is durable elsewhere. A later attempt's note stays."""
+        """Remove a note: the result of this exchange is durable elsewhere. A later attempt's note
+        stays.
+        """
         held = self._slot_of.get(row)
         if held is not None and held[1] <= attempt:
             del self._slot_of[row]
@@ -96,7 +98,7 @@ class FlightLog:
             self._free.append(held[0])
 
     def close(self) -> None:
-        """Let go of the file; its notes stay."""
+        """Close the file; its notes stay."""
         if self._map is not None:
             self._view.release()
             self._map.close()
@@ -105,7 +107,7 @@ class FlightLog:
 
 
 def read_notes(path: Path) -> list[Note]:
-    """The notes a killed process left behind; slots torn by the kill are passed over."""
+    """The notes a killed process left behind; slots torn by the kill are skipped."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

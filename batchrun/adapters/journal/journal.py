@@ -1,9 +1,9 @@
-"""The journal: what is known of rows whose part is not published, and the thread that writes it.
+"""The journal: the outcomes of rows in unpublished parts, and the thread that writes it.
 
-``Journal`` is the checkpoint's state file and the logs of the shards in progress, as one thing:
-what an earlier session left, and what is appended now. ``JournalWriter`` is ``ports.Journal`` for
-a running engine: one thread writes, in groups. Entries that arrive within ``GROUP_S`` of each
-other share one flush per log; ``flush`` returns after it.
+``Journal`` combines the checkpoint's state file and the logs of the shards in progress: what an
+earlier session left, and what is appended now. ``JournalWriter`` is ``ports.Journal`` for a running
+engine: one thread writes, in groups. Entries that arrive within ``GROUP_S`` of each other share one
+flush per log; ``flush`` returns after it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ GROUP_S = 0.025
 
 
 class BlockRecord(NamedTuple):
-    """A block as the log holds it: how far it takes the shard's input, and its carried columns."""
+    """A block in the log: the position in the shard's input after it, and its carried columns."""
 
     rows_read: int
     digest: bytes
@@ -57,8 +57,8 @@ class BlockRecord(NamedTuple):
 
 
 class Amendment(NamedTuple):
-    """Done rows whose request is what it was while their ``custom_id`` or carried columns changed
-    in the input: ``values`` is an Arrow IPC stream of ``row``, ``custom_id`` and those columns.
+    """Done rows with an unchanged request whose ``custom_id`` or carried columns changed in the
+    input: ``values`` is an Arrow IPC stream of ``row``, ``custom_id`` and those columns.
     """
 
     row: int
@@ -76,19 +76,19 @@ LOG_NAME = re.compile(r"shard-(\d{8})\.(\d+)\.log")
 
 
 def log_name(shard: int, generation: int) -> str:
-    """The log that the given generation of a shard's part will be made from."""
+    """The log from which the given generation of a shard's part will be made."""
     return f"shard-{shard:08d}.{generation}.log"
 
 
 def log_names(shard: int) -> str:
-    """A pattern that the logs of a shard match, whatever part they are for."""
+    """A pattern that matches the logs of a shard, of any generation."""
     return f"shard-{shard:08d}.*.log"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenShard:
-    """What the log of a shard holds: rows with an outcome, those of them that are ok, and the
-    last attempt number of any row.
+    """The content of a shard's log: rows with an outcome, those of them that are ok, and the last
+    attempt number of any row.
     """
 
     done: frozenset[int]
@@ -97,16 +97,16 @@ class OpenShard:
 
 
 class Journal:
-    """The checkpoint's state file and logs. Not thread-safe but for what is said to be."""
+    """The checkpoint's state file and logs. Not thread-safe unless noted."""
 
     def __init__(self, folder: Path, shard_rows: int) -> None:
-        """Open the journal. Logs whose part is published already are taken away."""
+        """Open the journal. Logs with a published part are removed."""
         self.folder = folder
         self.shard_rows = shard_rows
         self.states = StateFile(folder / STATES)
         self._published = {p.state.shard: p.state for p in self.states.published()}
         self.logs: dict[int, ShardLog] = {}
-        self.fence: Callable[[], None] = lambda: None  # raises once another run holds the lock
+        self.fence: Callable[[], None] = lambda: None  # raises if another run has taken the lock
         try:
             self._open_logs()
         except BaseException:
@@ -128,7 +128,7 @@ class Journal:
             elif generation == recorded + 1:
                 self.logs[shard] = ShardLog(path, shard, generation)
             elif generation == recorded + 2 and (shard, recorded + 1) in there:
-                # Turns were carried on into it; the kill came before the parts were recorded.
+                # Turns were copied into it; the kill came before the parts were recorded.
                 disk.unlink(path)
                 files.reached("log.removed", path)
             else:
@@ -146,7 +146,7 @@ class Journal:
         return sum(log.size for log in list(self.logs.values()))
 
     def log_of(self, shard: int) -> ShardLog:
-        """The log of a shard, made if it has none."""
+        """The log of a shard, created if it has none."""
         log = self.logs.get(shard)
         if log is None:
             generation = self._generation(shard) + 1
@@ -159,15 +159,13 @@ class Journal:
         return 0 if state is None else state.generation
 
     def shards(self) -> list[ShardState]:
-        """All shards whose input was read, published or not, in order."""
+        """All shards with read input, published or not, in order."""
         numbers = sorted({*self._published, *self.logs})
         found = (self.state(shard) for shard in numbers if not is_former(shard))
         return [state for state in found if state is not None]
 
     def state(self, shard: int) -> ShardState | None:
-        """A shard's published state, its input as far as the log has it; None where neither
-        knows any.
-        """
+        """A shard's published state, with the input from the log; None if there is neither."""
         state = self._published.get(shard)
         log = self.logs.get(shard)
         for place in log.places if log else ():
@@ -182,7 +180,7 @@ class Journal:
         return state
 
     def touched(self) -> set[int]:
-        """Shards with outcomes, attempts or amendments that no part holds yet."""
+        """Shards with outcomes, attempts or amendments that are in no part yet."""
         return {
             shard
             for shard, log in self.logs.items()
@@ -190,8 +188,8 @@ class Journal:
         }
 
     def drop_idle(self) -> None:
-        """Take away logs in which nothing but the input is noted: rows of them were to be sent,
-        and a kill came first. Their blocks are noted again when they are read.
+        """Remove logs with nothing but notes of the input: a kill came before their rows were sent.
+        Their blocks are noted again when they are read.
         """
         for shard in [
             s for s, log in self.logs.items() if all(p.kind == BLOCK for p in log.places)
@@ -208,7 +206,7 @@ class Journal:
             if place.kind == TURN:
                 turn = read_turn(log.body(place))  # type: ignore[union-attr]
                 known = found.setdefault(place.row, [])
-                # A conversation that began again: its turns take the place of the earlier ones.
+                # A conversation that started over: its turns replace the earlier ones.
                 known[turn.number - 1 :] = [turn]
             elif place.kind == OUTCOME:
                 found.pop(place.row, None)
@@ -240,7 +238,7 @@ class Journal:
                     yield attempt.row, attempt.number
 
     def open_shard(self, shard: int) -> OpenShard:
-        """What the log of a shard tells."""
+        """The summary of a shard's log."""
         done: set[int] = set()
         ok: set[int] = set()
         attempts: dict[int, int] = {}
@@ -268,7 +266,7 @@ class Journal:
         groups: defaultdict[int, list[Entry]] = defaultdict(list)
         for entry in entries:
             if isinstance(entry, Turn) and entry.attempt is not None:
-                # In one group with the turn: both are durable, or neither.
+                # In the same group as the turn, so both are durable, or neither.
                 groups[entry.row // self.shard_rows].append(_record(entry.attempt))
             record = _record(entry)
             groups[record[0] // self.shard_rows].append(record)
@@ -289,16 +287,16 @@ class Journal:
             raise StorageError(message) from error
 
     def next_state(self, shard: int, *, complete: bool) -> ShardState:
-        """The state a shard will have once its next parts are published. One that was complete
-        stays so: outcomes are replaced, never taken away.
+        """The state a shard will have once its next parts are published. A complete shard stays
+        complete: outcomes are replaced, never removed.
         """
         state = self.state(shard) or ShardState(shard, 0, b"", Position(), 0, complete=False)
         whole = complete or state.complete
         return replace(state, generation=state.generation + 1, complete=whole)
 
     def refresh(self, states: Sequence[ShardState]) -> None:
-        """Replace what is known of shards' input. A block without rows says so in a log, whose
-        earlier blocks tell of the input as it was.
+        """Replace the record of shards' input. In a log, a block without rows marks that earlier
+        blocks describe the input before the change.
         """
         size = self.shard_rows
         logged = [state for state in states if state.shard in self.logs]
@@ -310,19 +308,19 @@ class Journal:
         self._published |= {state.shard: state for state in kept}
 
     def adopt(self, state: ShardState) -> None:
-        """Take a shard's state as it was just written to the state file."""
+        """Take over a shard's state that was just written to the state file."""
         self._published[state.shard] = state
 
     def forget(self, shards: Sequence[int]) -> None:
-        """Forget published shards that the input has not any more."""
+        """Forget published shards that are no longer in the input."""
         self.states.forget(shards)
         for shard in shards:
             self._published.pop(shard, None)
 
     def seal(self, published: Published, turns: Sequence[Turn] = ()) -> None:
-        """Record a shard's new parts, then take its log away. ``turns`` are those of conversations
-        that go on: they are durable in the shard's next log before. Called in the sealing thread,
-        once nothing is appended for the shard any more.
+        """Record a shard's new parts, then remove its log. ``turns`` are those of conversations in
+        progress: they are written to the shard's next log first. Called in the sealing thread, once
+        nothing more is appended for the shard.
         """
         shard = published.state.shard
         following = self._carried_on(published.state, turns) if turns else None
@@ -335,7 +333,7 @@ class Journal:
             log.remove()
 
     def _carried_on(self, state: ShardState, turns: Sequence[Turn]) -> ShardLog:
-        """The next log of a shard, with the turns that its parts do not hold."""
+        """The next log of a shard, with the turns that are not in its parts."""
         generation = state.generation + 1
         path = self.folder / log_name(state.shard, generation)
         with self._storing():
@@ -346,7 +344,7 @@ class Journal:
 
 
 def _record(entry: records.Entry | Amendment) -> Entry:
-    """An entry as the log has it."""
+    """An entry in the form of the log."""
     if isinstance(entry, Outcome):
         if (entry.completion is None) == (entry.failure is None):
             message = f"row {entry.row}: an outcome is a completion or a failure"
@@ -376,7 +374,7 @@ class JournalWriter:
         self._queue: deque[Item] = deque()
         self._wake = threading.Event()
         self._woken = False
-        """Whether the thread is to look at the queue: asking its event takes longer."""
+        """Whether the thread should check the queue; checking its event takes longer."""
         self.sending = flight.note
         """See ``ports.Journal``."""
         self._closing = False
@@ -431,8 +429,8 @@ class JournalWriter:
                 self._wake.wait()
                 if not self._closing:
                     time.sleep(GROUP_S)
-                # Cleared before the queue is emptied and the flag is read: what comes meanwhile is
-                # either seen now or wakes the next turn.
+                # Cleared before the queue is emptied and the flag is read: what arrives meanwhile
+                # is either seen now or wakes the next turn.
                 self._wake.clear()
                 self._woken = False
                 closing = self._closing
@@ -440,12 +438,12 @@ class JournalWriter:
                 if taken:
                     self._journal.write([entry for entry, _ in taken])
                     self._loop.call_soon_threadsafe(self._resolve, taken)
-                    taken = []  # nothing of it is kept until the next group
+                    taken = []  # release the entries before waiting for the next group
                 elif closing:
                     return
                 if closing:
                     self._wake.set()
-        except Exception as error:  # noqa: BLE001 - every appender must hear of it
+        except Exception as error:  # noqa: BLE001 - every appender must get it
             self._loop.call_soon_threadsafe(self._reject, taken, error)
 
     def _resolve(self, taken: list[Item]) -> None:

@@ -27,14 +27,14 @@ from batchrun.records import Attempt, Outcome, ReusedRows
 
 
 class ShardReader:
-    """What a shard's log holds. Reads only; the log must not grow meanwhile."""
+    """Reads the content of a shard's log, which must not grow meanwhile."""
 
     def __init__(self, journal: Journal, shard: int) -> None:
         self._log = journal.logs.get(shard)
         places = self._log.places if self._log else []
         last: dict[int, Place] = {}
         self._stretches: dict[int, range] = {}
-        """Rows whose answers stand together in one record, by its place."""
+        """Rows with answers in one common record, by its place."""
         self._opened: tuple[int, dict[int, Outcome]] = (-1, {})
         kinds: dict[int, list[Place]] = {ATTEMPT: [], BLOCK: [], AMENDMENT: []}
         for place in places:
@@ -45,7 +45,7 @@ class ShardReader:
                     kinds[ATTEMPT].append(before)  # its exchange stays in the ledger
                 last[place.row] = place
             elif kind == TURN:
-                continue  # its exchange has a record of its own
+                continue  # its exchange has a separate record
             elif kind == REUSED:
                 rows = self._rows_of(place)
                 earlier = [last[row] for row in rows if row in last]
@@ -58,7 +58,7 @@ class ShardReader:
         self._outcomes = [last[row] for row in self._rows]
         self._taken = 0
         self.taken_bytes = 0
-        """Bytes of the outcomes taken last."""
+        """Bytes of the outcomes returned last."""
         self._blocks = deque(sorted(kinds[BLOCK]))
         self._held: list[tuple[int, int, bytes]] = []
         self._amendments = kinds[AMENDMENT]
@@ -85,8 +85,8 @@ class ShardReader:
         ]
 
     def reused(self) -> ReusedRows | None:
-        """The next rows, where their answers stand together and none was replaced since; else they
-        are among the ``outcomes``.
+        """The next rows, if their answers are in one record and none was replaced since; otherwise
+        they are among the ``outcomes``.
         """
         if not self._is_whole_at(self._taken):
             return None
@@ -116,8 +116,8 @@ class ShardReader:
 
     def blocks(self, low: int, high: int) -> list[tuple[int, int, bytes]]:
         """Carried columns that overlap the rows from ``low`` to below ``high``: first row, number
-        of rows, IPC stream. A range read twice is there twice. ``low`` never falls from call to
-        call: what lies below it is let go of.
+        of rows, IPC stream. A range that was read twice appears twice. ``low`` must not decrease
+        from call to call: columns below it are released.
         """
         while self._blocks and self._blocks[0].row < high:
             place = self._blocks.popleft()
@@ -127,8 +127,8 @@ class ShardReader:
         return self._held
 
     def _is_whole_at(self, at: int) -> bool:
-        """Whether a record of answers that stand together begins there, and nothing but it speaks
-        for its rows: no later outcome, no attempt of them.
+        """Whether a record of several answers begins there, and its rows have no other record: no
+        later outcome, no attempt.
         """
         if not self._stretches or at >= len(self._outcomes):
             return False

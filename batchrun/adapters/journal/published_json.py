@@ -1,4 +1,4 @@
-"""What is recorded of a shard's published parts, as JSON: for records outside the state file."""
+"""The record of a shard's published parts as JSON, for places other than the state file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _mark(value: list[Any] | None) -> FileMark | None:
 
 
 def from_json(value: Mapping[str, Any]) -> Published:
-    """The record with these values. Raises ``ValueError`` for what is none."""
+    """The record with these values. Raises ``ValueError`` if they are invalid."""
     try:
         kept = value["requests"]
         return Published(

@@ -1,14 +1,14 @@
-"""One append-only file for each shard in progress: what arrived for its rows, in order of arrival.
+"""One append-only file per shard in progress, with the entries for its rows in order of arrival.
 
 Layout: a head (magic, format version, shard, generation, checksum), then groups. A group is what
 one flush to the disk made durable together: a group head (magic, length, checksum of the head) and
 then records, each a fixed prefix (length, CRC-32 of what follows, row, kind) and a msgpack body.
 
 A group is written only after the one before it was flushed, and the first one after the head was.
-So on reading, a group at the end whose bytes are not all there is what a power cut left of it:
-nobody was told that it was durable, and it is cut off. Bytes that are not there lie behind the
-file's end, or are sectors of zeros: a disk gets the length of a file and its sectors in any order.
-Anything else that does not check out is damage, and is said so rather than passed over.
+So an incomplete group at the end of the file is what a power cut left of it: it was never reported
+as durable, and is cut off. Missing bytes are beyond the file's end, or sectors of zeros: a disk
+writes the length of a file and its sectors in any order. Any other failed check is damage, which is
+reported rather than skipped.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ REMEDIES = (
 )
 
 SECTOR_BYTES = 512
-"""What a disk writes whole or not at all."""
+"""The unit that a disk writes whole or not at all."""
 
 BULK_FACTOR = 4
-"""Records are read together while what lies between them is at most this much more."""
+"""Records are read together while the gaps between them add at most this much."""
 
 _HEAD = struct.Struct("<16sIIqqI")  # magic, format, reserved, shard, generation, checksum
 _GROUP = struct.Struct("<4sQI")  # magic, bytes of records, checksum
 _GROUP_MAGIC = b"\xf5grp"
 _PREFIX = struct.Struct("<IIqB")  # bytes of body, checksum, row, kind
 _CHECKED = struct.Struct("<qB")
-_FRONT = struct.Struct("<II")  # the prefix up to what is checked
+_FRONT = struct.Struct("<II")  # the unchecked start of the prefix
 PREFIX_BYTES = _PREFIX.size
 
 _pack_into = msgspec.msgpack.Encoder().encode_into
@@ -57,11 +57,11 @@ _pack_into = msgspec.msgpack.Encoder().encode_into
 Entry = tuple[int, int, object]
 """Row, kind and value of a record."""
 
-_new = tuple.__new__  # half the time of a named tuple's own ways
+_new = tuple.__new__  # half the time of calling the named tuple
 
 
 class Place(NamedTuple):
-    """Where a record's body lies."""
+    """The place of a record's body."""
 
     row: int
     kind: int
@@ -86,10 +86,9 @@ def group(records: Sequence[bytes]) -> bytes:
 
 
 def group_of(entries: Sequence[Entry], offset: int) -> tuple[bytearray, list[Place]]:
-    """Entries as a group that will stand at this offset, and the places of their records.
-
-    They are encoded where they are to be: records that are made one by one and then put together
-    take twice as long (2.3 instead of 1.2 µs for one of 4.6 KB).
+    """Entries as a group for this offset, and the places of their records. They are encoded in
+    place: making records one by one and joining them takes twice as long (2.3 instead of 1.2 µs for
+    one of 4.6 KB).
     """
     data = bytearray(_GROUP.size)
     starts: list[int] = []
@@ -116,9 +115,8 @@ def _group_head(size: int) -> bytes:
 
 
 def sound_records(data: bytes | mmap.mmap, rows: range) -> Iterator[tuple[int, int, bytes]]:
-    """Row, kind and bytes of every record of a damaged log whose checksum holds.
-
-    ``rows`` are those of the shard. Where nothing sound begins, the next byte is tried.
+    """Row, kind and bytes of every record of a damaged log with a valid checksum. ``rows`` are
+    those of the shard. If no sound record begins at a byte, the next byte is tried.
     """
     at, end = _HEAD.size, len(data)
     while at + _PREFIX.size <= end:
@@ -144,7 +142,7 @@ class ShardLog:
     """The log of one shard, open for appending and reading."""
 
     def __init__(self, path: Path, shard: int, generation: int) -> None:
-        """Open or make the log. Raises ``DamagedError`` or, for another format, ``UsageError``."""
+        """Open or create the log. Raises ``DamagedError``, or ``UsageError`` for another format."""
         self.path = path
         self.shard = shard
         self.generation = generation
@@ -162,8 +160,8 @@ class ShardLog:
             raise
 
     def _is_begun(self) -> bool:
-        """Whether its head was ever flushed, as far as the file tells. Where it is not longer than
-        a head, and that is not sound, it holds nothing that anybody was told of.
+        """Whether its head may have been flushed. A file no longer than a head, with an unsound
+        head, has nothing that was reported as durable.
         """
         if self.size > _HEAD.size:
             return True
@@ -225,8 +223,8 @@ class ShardLog:
             files.reached("log.cut", self.path)
 
     def _is_torn(self, group: int, start: int, end: int) -> bool:
-        """Whether bytes ``start`` to ``end``, which do not check out, may be of a group that was
-        never flushed: a sector of theirs is zeros, and no other group stands behind.
+        """Whether bytes ``start`` to ``end``, which failed the check, may be from a group that was
+        never flushed: one of their sectors is zeros, and no other group follows.
         """
         with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as data:
             first, end = start - start % SECTOR_BYTES, min(end, len(data))
@@ -236,13 +234,13 @@ class ShardLog:
             return not all(map(any, sectors)) and not _groups_behind(data, group + 1)
 
     def _end_of_record(self, offset: int) -> int:
-        """Where a record ends, as far as its length can be believed."""
+        """The end of a record, if its length is plausible."""
         prefix = os.pread(self._descriptor, _PREFIX.size, offset).ljust(_PREFIX.size, b"\0")
         size, *_ = _PREFIX.unpack(prefix)
         return min(offset + _PREFIX.size + int(size), self.size)
 
     def _places(self, start: int, end: int, found: list[Place]) -> None:
-        """Find the records of a group, their checksums compared; they are added one by one."""
+        """Find the records of a group, check them, and add them one by one."""
         offset = start
         while offset < end:
             prefix = os.pread(self._descriptor, _PREFIX.size, offset)
@@ -269,8 +267,8 @@ class ShardLog:
         return places
 
     def body(self, place: Place) -> bytes:
-        """A record's msgpack body. Raises ``DamagedError`` where the disk holds something else."""
-        # Row and kind stand in front of it, and the checksum is that of all three.
+        """A record's msgpack body. Raises ``DamagedError`` if the disk has something else."""
+        # Row and kind precede it, and the checksum covers all three.
         size, offset = _CHECKED.size + place.size, place.offset - _CHECKED.size
         found = os.pread(self._descriptor, size, offset)
         if crc32(found) != place.crc:
@@ -278,10 +276,8 @@ class ShardLog:
         return found[_CHECKED.size :]
 
     def bodies(self, places: Sequence[Place]) -> Sequence[bytes | memoryview]:
-        """The bodies of many records, good until the next call.
-
-        What arrived close together is read at once: a read of its own for every record would hand
-        the interpreter to another thread and back each time.
+        """The bodies of many records, valid until the next call. Adjacent ones are read at once: a
+        separate read for every record would switch to another thread and back each time.
         """
         if not places:
             return []
@@ -300,7 +296,7 @@ class ShardLog:
         return found
 
     def _read(self, offset: int, size: int) -> memoryview:
-        # Into the same memory each time: a megabyte of fresh pages costs as much as reading it.
+        # Reuse the memory: a megabyte of fresh pages costs as much as reading it.
         if len(self._buffer) < size:
             self._buffer = bytearray(size)
         view = memoryview(self._buffer)[:size]
@@ -313,13 +309,13 @@ class ShardLog:
         return damaged(self.path, why)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def remove(self) -> None:
-        """Take the log away: a part holds its rows."""
+        """Remove the log: its rows are in a part."""
         self.close()
         with contextlib.suppress(FileNotFoundError):
             disk.unlink(self.path)
@@ -327,7 +323,7 @@ class ShardLog:
 
 
 def _groups_behind(data: mmap.mmap, start: int) -> bool:
-    """Whether a sound head of a group begins at ``start`` or behind it."""
+    """Whether a sound head of a group begins at or after ``start``."""
     at = data.find(_GROUP_MAGIC, start)
     while at >= 0:
         top = data[at : at + _GROUP.size]

@@ -1,13 +1,13 @@
-"""What a run knows of itself between sessions: a small SQLite file, written once a shard.
+"""The state of a run between sessions: a small SQLite file, written once per shard.
 
 Tables (format ``FORMAT``, in ``PRAGMA user_version``):
 
-- ``meta``: settings, input and schema fingerprints, one JSON or binary value a key.
+- ``meta``: settings, input and schema fingerprints, one JSON or binary value per key.
 - ``shards``: per published shard, how far its input was read (rows, digest, end), the generation
   of its parts, their digests and totals, and the marks by which they are known again.
 
-Format 1, of version 0.1, has no marks. It is read as it is, and becomes format 2 with the first
-write, so that a start which is refused leaves it to the version that made it.
+Format 1, of version 0.1, has no marks. It can be read, and becomes format 2 with the first write,
+so that a refused start leaves it usable by the version that made it.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ _SELECT_OLD = "SELECT *, NULL, NULL, NULL, NULL FROM shards"
 _ORDER, _ONE = " ORDER BY shard", " WHERE shard = ?"
 _CRC = "crc32"
 _REQUESTS = "requests"
-"""What is recorded of a part of requests stands among the totals: most runs have none."""
+"""The record of a part of requests is among the totals, since most runs have none."""
 
 
 class KeptRequests(NamedTuple):
-    """What is recorded of a shard's part of requests: the digest of the file, its rows, and the
-    size and the word of its mark (None where there is none).
+    """The record of a shard's part of requests: the digest of the file, its rows, and the size and
+    the word of its mark (None without a mark).
     """
 
     sha256: str
@@ -73,15 +73,15 @@ class KeptRequests(NamedTuple):
 
     @property
     def mark(self) -> FileMark | None:
-        """By what the file is known again."""
+        """The mark that identifies the file."""
         known = self.size_bytes is not None and self.word is not None
         return FileMark(self.size_bytes, self.word) if known else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is recorded of a shard's published parts. ``requests`` is None for a shard that has no
-    part of them.
+    """The record of a shard's published parts. ``requests`` is None for a shard without a part of
+    requests.
     """
 
     state: ShardState
@@ -94,17 +94,17 @@ class Published:
 
 
 class StateFile:
-    """The SQLite file. Every write is a transaction of its own, durable when it returns."""
+    """The SQLite file. Every write is a separate transaction, durable when it returns."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, making it if it is not there.
+        """Open the file, creating it if it is missing.
 
-        Raises ``DamagedError`` for what is no sound file of ours, ``UsageError`` for one of
-        another format version, ``StorageError`` where it cannot be opened.
+        Raises ``DamagedError`` if it is not a sound state file, ``UsageError`` for another format
+        version, ``StorageError`` if it cannot be opened.
         """
         self.path = path
         self._old = False
-        self._writing = threading.Lock()  # shards are recorded in one thread, budgets in others
+        self._writing = threading.Lock()  # shards and budgets are recorded in different threads
         fresh = not path.exists()
         try:
             if fresh or path.is_symlink():
@@ -133,7 +133,7 @@ class StateFile:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA fullfsync = ON")  # macOS' F_FULLFSYNC; nothing elsewhere
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            # A new file, or one whose maker was killed before its first transaction.
+            # A new file, or one from a process that was killed before its first transaction.
             with self._transaction():
                 for statement in _SCHEMA:
                     db.execute(statement)
@@ -179,7 +179,7 @@ class StateFile:
         self._db.close()
 
     def copy_to(self, path: Path) -> None:
-        """Write all that is in the file now into a new one, which can be opened without it."""
+        """Copy the present content of the file into a new one, which can be opened without it."""
         with storing(path), contextlib.closing(sqlite3.connect(path)) as target:
             self._db.backup(target)
 
@@ -207,7 +207,7 @@ class StateFile:
         files.reached("state.put", self.path)
 
     def published(self, shard: int | None = None) -> Iterator[Published]:
-        """All published shards, in order; or one, where it is published."""
+        """All published shards, in order; or only one, if it is published."""
         select = (_SELECT_OLD if self._old else _SELECT) + _ORDER
         if shard is not None:
             select = (_SELECT_OLD if self._old else _SELECT) + _ONE
@@ -232,7 +232,7 @@ class StateFile:
             )
 
     def mark(self, published: Sequence[Published]) -> None:
-        """Record the marks of parts that are there already."""
+        """Record the marks of existing parts."""
         with storing(self.path), self._transaction() as db:
             db.executemany(_INSERT, list(map(_values, published)))
         files.reached("state.marked", self.path)
@@ -245,13 +245,13 @@ class StateFile:
         files.reached("seal.committed", self.path)
 
     def forget(self, shards: Sequence[int]) -> None:
-        """Take away what is recorded of these shards."""
+        """Remove the records of these shards."""
         with storing(self.path), self._transaction() as db:
             db.executemany("DELETE FROM shards WHERE shard = ?", [(shard,) for shard in shards])
         files.reached("state.forgotten", self.path)
 
     def refresh(self, states: Sequence[ShardState]) -> None:
-        """Replace what is known of published shards' input, completeness included."""
+        """Replace the record of published shards' input and completeness."""
         fresh = {state.shard: state for state in states}
         rows = [
             _values(replace(published, state=fresh[published.state.shard]))
@@ -292,7 +292,7 @@ _NO_MARK = (None, None)
 
 
 def _known(marks: Sequence[Any]) -> Sequence[Any]:
-    """What a checksum covers of marks: nothing where there are none, as in format 1."""
+    """The marks as covered by the checksum: empty without marks, as in format 1."""
     return marks if any(mark is not None for mark in marks) else ()
 
 

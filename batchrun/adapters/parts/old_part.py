@@ -18,11 +18,11 @@ from batchrun.errors import DamagedError
 BATCH_ROWS = 1024
 _LEAN = {"media": "media.list.element.kind"}
 REFERENCES = "batchrun.references"
-"""Key of a part's metadata: how many files of ``responses/`` its rows name; absent for none."""
+"""Metadata key of a part: how many files of ``responses/`` its rows name; absent for none."""
 
 
 class OldPart:
-    """A published part, read forward in pieces; nothing where there is none."""
+    """A published part, read forward in pieces; empty if there is none."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class OldPart:
         schema: pa.Schema,
         columns: Sequence[str] | None = None,
     ) -> None:
-        """``schema`` is what the part must have, ``columns`` those that are read (None: all).
+        """``schema`` is the required schema, ``columns`` are those that are read (None: all).
 
         Raises ``DamagedError``, here and later, for a part that cannot be read.
         """
@@ -91,7 +91,7 @@ class OldPart:
         return REFERENCES.encode() in (told or {})
 
     def below(self, row: int) -> pa.Table | None:
-        """The rows not taken yet that lie below ``row``; None where there is no old part."""
+        """The rows below ``row`` that were not taken yet; None if there is no old part."""
         if self._file is None:
             return None
         pieces = []
@@ -116,7 +116,7 @@ class OldPart:
         return part_schema.completed(pa.concat_tables(pieces), self._wanted())
 
     def read_through(self) -> None:
-        """Read all of it. Raises ``DamagedError`` at the first thing that cannot be read."""
+        """Read all of it. Raises ``DamagedError`` at the first piece that cannot be read."""
         try:
             for _ in self._batches:
                 pass
@@ -136,8 +136,8 @@ def damaged(where: str, why: object) -> DamagedError:
 
 
 def read(store: StoreReader, name: str, columns: Sequence[str]) -> pa.Table | None:
-    """Some columns of a part, without those that version 0.1 did not write; None where there is no
-    part. Of media only the kinds are read. Raises ``DamagedError``.
+    """Some columns of a part, without those that version 0.1 did not write; None if there is no
+    part. For media only the kinds are read. Raises ``DamagedError``.
     """
     try:
         with store.open(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
@@ -153,7 +153,7 @@ def read(store: StoreReader, name: str, columns: Sequence[str]) -> pa.Table | No
 
 
 def amended(old: pa.Table, values: pa.Table) -> pa.Table:
-    """Old rows, with the values that others among them have by now."""
+    """Old rows, with the amended values of those that have some."""
     places = {row: place for place, row in enumerate(values.column("row").to_pylist())}
     rows = old.column("row").to_pylist()
     hit = [row in places for row in rows]

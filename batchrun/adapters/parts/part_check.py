@@ -1,15 +1,15 @@
-"""Published parts are what was published: a look at each of them at every start.
+"""Checks at every start that published parts are unchanged.
 
 Reading all of them would take as long as ``verify``. Size and footer of a Parquet file, or size and
-etag of an object, tell a file that was cut off, replaced or restored from elsewhere, for a few
-microseconds a part. What differs may have an explanation, which is then looked for:
+etag of an object, reveal a file that was cut off, replaced or restored from elsewhere, in a few
+microseconds per part. A difference may have an explanation, which is then checked:
 
 - the content has the recorded digest: the file is a copy of what was published;
 - the shard has a log, so a kill may have come between the renames of new parts and the record of
   them: then the part must be whole, of these columns, and hold at least what is recorded;
 - version 0.1 recorded neither: then the part must be whole and hold as many rows as is recorded.
 
-Anything else is damage. It is told before anything is sent: a run over it would call itself
+Anything else is damage. It is reported before anything is sent: otherwise the run would appear
 complete.
 """
 
@@ -37,8 +37,8 @@ from batchrun.core.text.wording import counted
 
 @dataclass(slots=True)
 class Looked:
-    """What a look at the parts found, besides that they are sound: those whose marks are to be
-    recorded, and the shards whose parts lack columns that this version has.
+    """The result of the check, if the parts are sound: parts with marks to record, and shards with
+    parts that lack columns of this version.
     """
 
     unmarked: list[Published] = field(default_factory=list)
@@ -46,16 +46,16 @@ class Looked:
 
 
 COLUMNS = "columns"
-"""The key of the state file for the columns that all parts have beside those of version 0.1; not
-there: some parts may lack some of them.
+"""The key in the state file for the columns that all parts have besides those of version 0.1; if it
+is absent, some parts may lack some of them.
 """
 CURRENT = sorted(part_schema.ADDED_LATER)
-"""What it holds where no part lacks any."""
+"""Its value if no part lacks any."""
 
 
 def look_at_parts(parts: Parts, journal: Journal) -> Looked:
-    """Look at every published part. Raises ``DamagedError`` naming the first one that is missing
-    or not what was published.
+    """Check every published part. Raises ``DamagedError`` naming the first one that is missing or
+    changed.
     """
     current = journal.states.get(COLUMNS) == CURRENT
     published = list(journal.states.published())
@@ -99,7 +99,7 @@ def _look_at_shard(
         if recorded is None or logged:
             footer = parts.footer(name)
             rows_span = range(shard * journal.shard_rows, (shard + 1) * journal.shard_rows)
-            # A row that is answered at last may give up its place among the requests.
+            # A row that is answered later may no longer have a line in the requests.
             fewer = footer.rows < rows and not (logged and name.startswith(REQUESTS))
             if fewer or (footer.rows > rows and not logged):
                 why = f"it holds {counted(footer.rows, 'row')}, and {rows:,} were published"
@@ -123,7 +123,7 @@ def _names(parts: Parts, one: Published) -> list[str]:
 
 
 def _marked(one: Published, marks: Sequence[FileMark]) -> Published:
-    """The same with the marks of its parts, in the order of ``_names``."""
+    """The record with the marks of its parts, in the order of ``_names``."""
     kept = one.requests
     if kept is not None:
         kept = kept._replace(size_bytes=marks[2].size_bytes, word=marks[2].word)

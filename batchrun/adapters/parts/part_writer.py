@@ -1,7 +1,7 @@
-"""A shard's two parts while they are written: records in row order become row groups.
+"""Writes a shard's parts: records in row order become row groups.
 
-One mechanism serves the first publication, the completion of a provisional part and every later
-change: the old part and the records are merged in row order, the records win.
+The first publication, the completion of a provisional part and every later change work the same
+way: the old part and the records are merged in row order, and the records win.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from batchrun.records import NO_USAGE, Attempt, Outcome, ReusedRows
 
 PIECE_ROWS = 256
 PIECE_BYTES = 12 * 2**20
-"""What is taken at once: records are many small objects, four times the size of columns."""
+"""How much is taken at once: records are many small objects, four times the size of columns."""
 ATTEMPT_BYTES = 200
-"""About what a line of the ledger takes: its texts are names and codes."""
+"""The approximate size of a line of the ledger, whose texts are names and codes."""
 _ATTEMPT_COLUMNS = ["row", "endpoint", "model", "service_tier", "cost_usd", "unanswered", *TOKENS]
 _KEY = itemgetter(*map(Attempt._fields.index, ("endpoint", "model", "service_tier")))
 _PLACE = itemgetter(*map(Attempt._fields.index, ("row", "number")))
@@ -41,7 +41,7 @@ _RESULT_COLUMNS = ["row", "error_class", "cost_usd", *TOKENS]
 
 
 class Shape(NamedTuple):
-    """What the parts of a run look like."""
+    """The layout of a run's parts."""
 
     results: pa.Schema
     attempts: pa.Schema
@@ -52,8 +52,8 @@ class Shape(NamedTuple):
 
 
 class Filling:
-    """A shard's drafts of results and attempts, and of requests where the run keeps those, filled
-    in row order. Leaving it takes away what was not published.
+    """A shard's drafts of results and attempts, and of requests if the run keeps those, filled in
+    row order. Leaving the context removes what was not published.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Filling:
         log: Path,
         piece_rows: int = PIECE_ROWS,
     ) -> None:
-        """``names`` are those of the parts of results, attempts and requests, ``rows`` the
-        shard's. What is published under these names is merged in. ``log`` is what to call damaged
-        where records are missing; ``piece_rows`` are taken at once.
+        """``names`` are those of the parts of results, attempts and requests, ``rows`` the shard's.
+        The parts published under these names are merged in. ``log`` is the file to report as
+        damaged if records are missing; ``piece_rows`` are taken at once.
         """
         self._piece_rows = piece_rows
         self._store = store
@@ -77,7 +77,7 @@ class Filling:
         self._log = log
         self._end = rows.stop
         self.next_row = rows.start
-        """Rows below are in the drafts."""
+        """Rows below this number are in the drafts."""
         self._totals = Totals()
         with contextlib.ExitStack() as stack:
             opened = stack.enter_context
@@ -98,11 +98,11 @@ class Filling:
         self.close()
 
     def close(self) -> None:
-        """Take away what was not published. Closing twice is harmless."""
+        """Remove what was not published. Closing twice is harmless."""
         self._opened.close()
 
     def finish(self, records: ShardReader) -> Totals:
-        """Take the records and end both files; what they hold adds up to this."""
+        """Take the records and finish the files; returns the totals of their content."""
         last = False
         while not last:
             while (reused := records.reused()) is not None:
@@ -116,17 +116,17 @@ class Filling:
         return self._totals
 
     def _add(self, records: ShardReader, outcomes: list[Outcome], *, last: bool) -> None:
-        """Take outcomes, and whatever else is known of the rows in front of their end."""
+        """Take outcomes, and whatever else is known of the rows before their end."""
         high = self._end if last else outcomes[-1].row + 1
         if self._old_results.found:
-            # Of a large old part a few rows at a time are in memory.
+            # Only a few rows of a large old part are in memory at a time.
             first = outcomes[0].row if outcomes else high
             while self.next_row + self._piece_rows < first:
                 self._add_piece(records, [], self.next_row + self._piece_rows)
         self._add_piece(records, outcomes, high)
 
     def _add_reused(self, records: ShardReader, reused: ReusedRows) -> None:
-        """Take rows that come as columns, and whatever else is known of the rows in front."""
+        """Take rows that come as columns, and whatever else is known of the rows before them."""
         results = part_schema.from_ipc(reused.results)
         old = self._old_results.found or self._old_attempts.found or self.requests.found
         if reused.row > self.next_row or old:
@@ -151,7 +151,7 @@ class Filling:
         alone = not ledger
         ledger += [o.attempt for o in outcomes if o.attempt is not None]
         if not alone:
-            # A row whose failure was withheld has its attempt there twice, the second one decides.
+            # A row whose failure was withheld has its attempt twice here; the second one decides.
             ledger = sorted({_PLACE(attempt): attempt for attempt in ledger}.values(), key=_PLACE)
         ledgered = self._attempts_table(ledger, self._old_attempts.below(high))
         old = self._old_results.below(high)
@@ -229,8 +229,8 @@ class Filling:
 
 
 def _counted(results: pa.Table, ledger: pa.Table) -> pa.Table:
-    """Results whose ``attempts`` count what the ledger holds: a row that was sent again, without
-    an outcome so far, keeps its old one and counts on.
+    """Results with ``attempts`` counted from the ledger: a row that was sent again, and has no new
+    outcome so far, keeps its old one while the count goes up.
     """
     highest = dict(part_schema.tuples(ledger.select(["row", "attempt"])))
     counts = [
@@ -251,7 +251,7 @@ def count_piece(
 ) -> None:
     """Count a piece as published into the totals."""
     if ledgered.num_rows == resulted.num_rows == 0:
-        return  # the end of a shard whose rows came as columns
+        return  # at the end of a shard with rows as columns
     keys = set(map(_KEY, ledger))
     starts_us = list(map(_STARTED, ledger))
     days = {day_of(min(starts_us)), day_of(max(starts_us))} if ledger else set()
@@ -331,5 +331,5 @@ def _count_reused(totals: Totals, resulted: pa.Table) -> None:
 
 
 def _pd(cost_usd: float | None) -> int | None:
-    """What a cost in a column stands for: exactly what was written there."""
+    """The exact value of a cost in a column, as it was written."""
     return None if cost_usd is None else picodollars(cost_usd)

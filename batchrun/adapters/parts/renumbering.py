@@ -1,13 +1,13 @@
-"""A run's rows found again in an input that gives them other numbers, and its parts written anew.
+"""Matches a run's rows with an input that gives them other numbers, and rewrites its parts.
 
-A row of a chained run (``--from``) is known by its row in the source (``source_row``). When the
-source's answers change, rows come and go in the middle, and every row behind them moves. So the
-parts are written again: each old row goes where its source's row is now, with its attempts, and
-keeps its outcome. A row whose request changed keeps it too, until it has a new one; what was paid
-for rows that are gone stays in the ledger, and their answers go to ``checkpoint/former/``.
+A row of a chained run (``--from``) is identified by its row in the source (``source_row``). When
+the source's answers change, rows appear and disappear in the middle, and every later row moves. So
+the parts are written again: each old row moves to the new place of its source row, with its
+attempts, and keeps its outcome. A row with a changed request keeps it too, until it has a new one;
+the attempts of removed rows stay in the ledger, and their answers go to ``checkpoint/former/``.
 
-Old parts and new input are both in the order of the source's rows: one pass over both does it, with
-a block of rows in memory.
+Old parts and new input are both in the order of the source's rows, so one pass over both is enough,
+with a block of rows in memory.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from batchrun.errors import StorageError
 from batchrun.records import Block, Position, Row, ShardState
 
 HashOf = Callable[[Row], str | None]
-"""The hash of a row's request; None for a row that cannot become one."""
+"""The hash of a row's request; None for a row without a valid request."""
 PIECE_ROWS = 256
 REPEAT_OF, REPEAT = part_schema.REPEAT_NAMES
-"""Columns of the results for the row of the input and which of its repeats it is; few runs have
+"""Columns of the results with the row of the input and the number of the repeat; few runs have
 them.
 """
 
 
 @dataclass(slots=True)
 class Shift:
-    """What became of a run's rows: ``same`` kept their request, ``changed`` have another one,
-    ``new`` are rows of the source that the run has no outcome for, and ``gone`` have an outcome and
-    no row of the source any more.
+    """How many of a run's rows kept their request (``same``) or have another one (``changed``), how
+    many rows of the source have no outcome in the run (``new``), and how many outcomes no longer
+    have a row in the source (``gone``).
     """
 
     same: int = 0
@@ -56,7 +56,7 @@ class Shift:
 
     @property
     def rows(self) -> int:
-        """The rows that the input has now."""
+        """The number of rows in the present input."""
         return self.same + self.changed + self.new
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class _Old(NamedTuple):
     attempts: pa.Table
     requests: pa.Table
     keys: list[int]
-    """What the results are known by (``keys_of``)."""
+    """The keys of the results (``keys_of``)."""
 
     def split(self, key: int) -> tuple[_Old, _Old | None]:
         """The rows up to this key, and the others."""
@@ -107,8 +107,8 @@ class _Old(NamedTuple):
 
 
 def keys_of(results: pa.Table, repeats: int) -> list[int]:
-    """What rows are known by: the row of their source and, with ``repeats`` of each, which of them
-    it is, as one number.
+    """The keys of rows: the row of their source and, with ``repeats``, the number of the repeat,
+    combined into one number.
     """
     sources: list[int] = results.column(SOURCE_ROW).to_pylist()
     if repeats == 1:
@@ -118,14 +118,14 @@ def keys_of(results: pa.Table, repeats: int) -> list[int]:
 
 
 def key_of(row: Row, repeats: int) -> int:
-    """The same of a row of the input."""
+    """The key of a row of the input."""
     return row.line if repeats == 1 else row.line * repeats + row.number % repeats
 
 
 def survey(
     parts: Parts, journal: Journal, blocks: Iterable[Block], hash_of: HashOf, repeats: int = 1
 ) -> Shift:
-    """What an input makes of a run's rows. Reads both, and changes nothing."""
+    """How an input changes the numbers of a run's rows. Reads both, and changes nothing."""
     shift = Shift()
     old = endings(parts, journal, repeats)
     ahead = next(old, None)
@@ -158,8 +158,8 @@ def endings(parts: Parts, journal: Journal, repeats: int = 1) -> Iterator[tuple[
 
 
 class Renumbering:
-    """The parts of a run for rows with other numbers: ``run`` writes them aside and commits them.
-    ``shift`` says what became of the rows.
+    """The parts of a run for rows with other numbers: ``run`` stages and commits them. ``shift``
+    counts what became of the rows.
     """
 
     def __init__(
@@ -171,8 +171,8 @@ class Renumbering:
         carried: pa.Schema,
         repeats: int = 1,
     ) -> None:
-        """``blocks`` are all of the input, ``carried`` the columns that its rows carry, and
-        ``repeats`` how often each row of the source comes. No log may hold an outcome.
+        """``blocks`` are the whole input, ``carried`` the columns that its rows carry, and
+        ``repeats`` how often each row of the source occurs. No log may have an outcome.
         """
         self._repeats = repeats
         self._parts = parts
@@ -190,8 +190,8 @@ class Renumbering:
         self.shift = Shift()
 
     def run(self, values: Mapping[str, object]) -> None:
-        """Write the parts aside, commit them, and ``values`` for the state file with them, and
-        publish them. Raises ``StorageError`` where there is no room for them.
+        """Stage the parts, commit them together with ``values`` for the state file, and publish
+        them. Raises ``StorageError`` if there is no room for them.
         """
         journal = self._journal
         self._require_room()
@@ -257,7 +257,7 @@ class Renumbering:
         )
 
     def _take(self, block: Block, drafts: ShardDrafts, former: _Former) -> None:
-        """Write the old rows that the rows of a block are."""
+        """Write the old rows that match the rows of a block."""
         rows = {key_of(row, self._repeats): row for row in block.rows}
         known = 0
         for old in self._through(max(rows)):
@@ -276,8 +276,8 @@ class Renumbering:
         self.shift.new += len(block.rows) - known
 
     def _results(self, block: Block, results: pa.Table, rows: Sequence[Row]) -> pa.Table:
-        """Old results as those of these rows. Where the request is the same, so are the values that
-        the input gives now.
+        """Old results with the numbers of these rows. If the request is the same, they get the
+        present values from the input.
         """
         hashes = results.column("request_hash").to_pylist()
         same = [self._hash_of(row) == hashed for row, hashed in zip(rows, hashes, strict=True)]
@@ -341,9 +341,8 @@ class Renumbering:
 
 
 class _Former:
-    """What was paid for and belongs to no row any more: the answers of rows that are gone, and
-    their attempts; and the attempts of rows that never had an outcome, since nothing says which row
-    of the source these were.
+    """Paid exchanges that no longer belong to a row: the answers and attempts of removed rows; and
+    the attempts of rows that never had an outcome, since their source row is not known.
     """
 
     def __init__(self, journal: Journal, staged: StagedParts) -> None:

@@ -1,8 +1,8 @@
-"""A shard's part of requests while it is written: the bodies that a run keeps (``--requests``).
+"""Writes a shard's part of requests: the bodies that a run keeps (``--requests``).
 
 A body comes with the outcome of its row, in the same record of the journal, so it is durable when
-the row is done. Of the old part, the body of a row stays while the row's request is the same.
-Most runs keep none: the draft is made with the first outcome that says anything of a body.
+the row is done. A body in the old part stays as long as the row's request is the same. Most runs
+keep none, so the draft is created at the first outcome with a body.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class RequestsPart:
     def __init__(
         self, store: Store, name: str, schema: pa.Schema, opened: contextlib.ExitStack
     ) -> None:
-        """What is published under ``name`` is merged in. ``opened`` closes what is opened here."""
+        """The part published under ``name`` is merged in. ``opened`` closes files that are opened
+        here.
+        """
         self._store = store
         self._name = name
         self._schema = schema
@@ -34,17 +36,17 @@ class RequestsPart:
         self._old = opened.enter_context(OldPart(store, name, schema))
         self._groups: Groups | None = None
         self.draft: files.Draft | None = None
-        """What is to be published; None where the shard has no such part."""
+        """The draft to publish; None if the shard has no such part."""
         self.rows = 0
         """Rows taken."""
 
     @property
     def found(self) -> bool:
-        """Whether there is such a part already."""
+        """Whether such a part is already published."""
         return self._old.found
 
     def add(self, outcomes: Sequence[Outcome], resulted: pa.Table, high: int) -> int:
-        """Take the bodies of a piece: of ``outcomes``, and of the old rows below ``high``.
+        """Take the bodies of a piece: those of ``outcomes``, and of old rows below ``high``.
         ``resulted`` are the results of both. Returns the bytes of the new bodies.
         """
         if not self._old.found and all(outcome.body is None for outcome in outcomes):

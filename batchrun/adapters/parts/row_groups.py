@@ -1,4 +1,4 @@
-"""A Parquet file onto a draft, in row groups of a good size."""
+"""Writes a Parquet file to a draft, in row groups of a good size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchrun.adapters.storage import files
 
 GROUP_ROWS = 4096
 GROUP_BYTES = 4 * 2**20
-"""What becomes a row group."""
+"""The size of a row group."""
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def _encoding(schema: pa.Schema) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=16)
 def _encoding_of(serialized: bytes) -> dict[str, Any]:
-    """How columns are written. A column of a few short values is numbers of some bits behind a
-    dictionary, of which zstd makes nothing smaller; and preparing it for a column of a row group
+    """How columns are written. A column with a few short values becomes numbers of a few bits plus
+    a dictionary, which zstd does not make smaller; setting up zstd for a column of a row group
     takes 17 µs, which for all of them was a tenth of the time of writing a part.
     """
     schema = pa.ipc.read_schema(pa.BufferReader(serialized))
@@ -46,7 +46,7 @@ def _encoding_of(serialized: bytes) -> dict[str, Any]:
 
 
 class Groups:
-    """A Parquet file onto a draft: gathers tables into row groups of a good size."""
+    """A Parquet file on a draft, which gathers tables into row groups of a good size."""
 
     def __init__(self, draft: files.Draft, schema: pa.Schema) -> None:
         self._writer = pq.ParquetWriter(
@@ -65,13 +65,13 @@ class Groups:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Nobody wants the file any more, and its disk may be full.
+        # The file is discarded, and its disk may be full.
         with contextlib.suppress(OSError, pa.ArrowException):
             self._writer.close()
 
     def add(self, table: pa.Table, size_bytes: int) -> None:
-        """Take the next rows, of about this size: Arrow's own count of it looks at every buffer
-        of every column, for each of many small pieces.
+        """Take the next rows, of about this size, given because Arrow's own count visits every
+        buffer of every column, for each of many small pieces.
         """
         if table.num_rows:
             self._tables.append(table)
@@ -90,6 +90,6 @@ class Groups:
         """Write what was gathered, and the file's end."""
         self._flush()
         if self.references:
-            # So that whoever checks the files need not look for names in every reply.
+            # So that checks of the files need not search for names in every reply.
             self._writer.add_key_value_metadata({old_part.REFERENCES: str(self.references)})
         self._writer.close()

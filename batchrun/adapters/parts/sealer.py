@@ -1,7 +1,7 @@
 """The parts: a shard's journal records become one Parquet file of results and one of attempts, and
-one of requests where the run keeps those.
+one of requests if the run keeps those.
 
-The old part and the journal are merged in row order, the journal wins, and the new files
+The old part and the journal are merged in row order, with the journal winning, and the new files
 replace the old (``filling``). A kill between the renames and the journal's note of them leaves new
 files with the records still in the journal; sealing again then yields the same content, because
 results merge by row and attempts by (row, attempt).
@@ -38,8 +38,8 @@ FORMAT = "1"
 
 
 class Footer(NamedTuple):
-    """What the end of a part says of it: its rows, the first and the last of them (nothing where
-    it has none), and whether it lacks columns that version 0.1 did not have.
+    """The content of a part's footer: its number of rows, the first and the last row (None for an
+    empty part), and whether it lacks columns that version 0.1 did not have.
     """
 
     rows: int
@@ -48,8 +48,8 @@ class Footer(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """How a row ended: its error class (None for a completion), its request's hash, and what is
-    wrong with its answer, where that was looked at.
+    """How a row ended: its error class (None for a completion), its request's hash, and the flaws
+    of its answer, if these were checked.
     """
 
     error_class: str | None
@@ -76,7 +76,7 @@ class Parts:
     def __init__(
         self, store: Store, journal: Journal, carried: pa.Schema, *, turns: bool | None = None
     ) -> None:
-        """``turns`` says whether it is a run of conversations; None: as the journal records."""
+        """``turns`` is whether it is a run of conversations; None: as the journal records."""
         self.store = store
         self._journal = journal
         version = {"batchrun.format": FORMAT}
@@ -91,7 +91,7 @@ class Parts:
         self._requests_schema = part_schema.REQUESTS_SCHEMA.with_metadata(version)
 
     def prepare(self) -> None:
-        """Make the folders and take away drafts that a kill left behind."""
+        """Make the folders and remove drafts that a kill left behind."""
         self.store.prepare()
 
     def known_rows(self, shard: int) -> tuple[list[int], dict[int, int]]:
@@ -109,7 +109,7 @@ class Parts:
 
     def endings(self, shard: int, *, flaws: bool = False) -> dict[int, Ending]:
         """How the rows of the published part ended, by row. Without ``flaws`` the answers are not
-        looked at.
+        checked.
         """
         columns = ["row", "error_class", "request_hash", *(truncation.COLUMNS if flaws else ())]
         table = old_part.read(self.store, self.pair(shard)[0], columns)
@@ -126,7 +126,9 @@ class Parts:
         return found
 
     def carried(self, shard: int) -> OldPart:
-        """What came from the input into a shard's results: row, custom_id, carried columns."""
+        """The columns of a shard's results that came from the input: row, custom_id, carried
+        columns.
+        """
         columns = ["row", "custom_id", *self._carried.names]
         return OldPart(self.store, self.pair(shard)[0], self._results_schema, columns)
 
@@ -140,15 +142,15 @@ class Parts:
         return f"{REQUESTS}/{part_name(shard)}"
 
     def schema_of(self, name: str) -> pa.Schema:
-        """What a part of this name looks like."""
+        """The expected layout of a part with this name."""
         kind = name.partition("/")[0]
         if kind == REQUESTS:
             return self._requests_schema
         return self._results_schema if kind == "results" else self._attempts_schema
 
     def footer(self, name: str) -> Footer:
-        """What the footer of a published part says; nothing else of it is read. Raises
-        ``DamagedError`` for what is no part of this run.
+        """Read only the footer of a published part. Raises ``DamagedError`` if it is not a part of
+        this run.
         """
         schema = self.schema_of(name)
         where = self.store.where(name)
@@ -169,12 +171,12 @@ class Parts:
         return Footer(metadata.num_rows, (min(ends), max(ends)) if ends else (), lacks)
 
     def schemas(self) -> tuple[pa.Schema, pa.Schema]:
-        """What every part of results, and every part of attempts, looks like."""
+        """The layout of every part of results, and of every part of attempts."""
         return self._results_schema, self._attempts_schema
 
     def require_room(self, shards: Iterable[int]) -> None:
-        """Parts are replaced one shard at a time, old and new side by side. Raises
-        ``StorageError`` where the disk has no room for the largest of these shards.
+        """Parts are replaced one shard at a time, old and new side by side. Raises ``StorageError``
+        if the disk has no room for the largest of these shards.
         """
         needed = max((self._size(shard) for shard in shards), default=0)
         folder = self.store.drafts
@@ -252,8 +254,8 @@ def publish(
     state: ShardState,
     commit: Callable[[Published], None] = lambda _: None,
 ) -> None:
-    """Write the parts of a shard in a new state, and note it. ``commit`` comes between the two:
-    what it raises leaves the shard's log as it was. Raises ``StorageError``.
+    """Write the parts of a shard in a new state, and record it. ``commit`` is called between the
+    two: if it raises, the shard's log is unchanged. Raises ``StorageError``.
     """
     journal.fence()
     log = journal.logs.get(state.shard)
@@ -279,7 +281,7 @@ def publish(
 
 def _going_on(parts: Parts, journal: Journal, shard: int) -> list[Turn]:
     """The answered turns of a shard's conversations that have no outcome yet: no part holds them.
-    Turns of a row that was sent again and was not through keep nothing: the row has an outcome.
+    Turns of a row that was sent again and not finished are dropped, since the row has an outcome.
     """
     found = journal.turns(shard)
     done = parts.known_rows(shard)[0] if found else ()
@@ -289,7 +291,7 @@ def _going_on(parts: Parts, journal: Journal, shard: int) -> list[Turn]:
 
 
 class Sealer:
-    """``ports.Publisher`` over ``Parts``: works in a thread of its own, so that compressing and
+    """``ports.Publisher`` over ``Parts``: works in a separate thread, so that compressing and
     reading back never delay a commit.
     """
 

@@ -1,15 +1,14 @@
-"""All parts of a run replaced together: written aside first, then published one shard after the
-other.
+"""Replaces all parts of a run together: they are staged first, then published shard by shard.
 
-Where rows get other numbers, no shard can be replaced alone: a row that moves would be in two parts
-or in none. So the new parts are written into ``checkpoint/rebuilt/``. One transaction of the state
-file says that they are whole: a kill before it leaves the run as it was, and what was written is
-deleted; from it on every start copies them to their names, until all are there. What no shard of
-the new parts replaces is moved into ``checkpoint/former/``, and so are the rows that are in no
-part any more.
+If rows get other numbers, no shard can be replaced alone: a row that moves would be in two parts or
+in none. So the new parts are written into ``checkpoint/rebuilt/``. One transaction of the state
+file records that they are complete: a kill before it leaves the run as it was, and the new files
+are deleted; after it, every start copies them to their final names until all are there. Old parts
+without a replacement are moved into ``checkpoint/former/``, and so are rows that are no longer in
+any part.
 
-Attempts of rows that are not in the input any more were paid for and stay in the ledger. They get
-parts of their own behind all others, whose parts of results are empty (``core.run.shards``).
+Attempts of rows that are no longer in the input were paid for and stay in the ledger. They get
+separate parts after all others, with empty parts of results (``core.run.shards``).
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ FORMER, GONE = "former", "results.parquet"
 
 @dataclass(slots=True)
 class StagedShard:
-    """The new parts of one shard: their digests by kind, and what is recorded of them."""
+    """The new parts of one shard: their digests by kind, and their record."""
 
     state: ShardState
     totals: Mapping[str, Any]
     digests: dict[str, str]
     requests: int | None = None
-    """Rows of the part of requests; None where the shard has none."""
+    """Rows of the part of requests; None if the shard has none."""
 
     def public(self) -> dict[str, Any]:
         """As it is recorded."""
@@ -86,12 +85,12 @@ class StagedParts:
 
     @contextlib.contextmanager
     def shard(self, number: int) -> Iterator[ShardDrafts]:
-        """Drafts of a shard's parts; without ``end`` nothing of them stays."""
+        """Drafts of a shard's parts, which are discarded without ``end``."""
         with contextlib.ExitStack() as stack:
             yield ShardDrafts(self, number, stack)
 
     def add_gone(self, results: pa.Table) -> None:
-        """Take rows that are in no part any more."""
+        """Keep rows that are no longer in any part."""
         if not results.num_rows:
             return
         if self._gone is None:
@@ -100,7 +99,7 @@ class StagedParts:
         self._gone[1].add(results, results.nbytes)
 
     def synced(self) -> None:
-        """Everything that was written survives a power cut."""
+        """Make everything that was written survive a power cut."""
         if self._gone is not None:
             draft, groups = self._gone
             groups.end()
@@ -111,7 +110,7 @@ class StagedParts:
         files.reached("rebuild.written", self.folder)
 
     def close(self) -> None:
-        """Let go of what was not finished."""
+        """Discard unfinished files."""
         self._opened.close()
 
 
@@ -135,7 +134,7 @@ class ShardDrafts:
         self, results: pa.Table, attempts: pa.Table, requests: pa.Table, *, names_files: bool
     ) -> None:
         """Take rows, the attempts of these and of pending ones between them, and their requests.
-        ``names_files`` says that rows may name files of ``responses/``.
+        ``names_files`` is whether rows may name files of ``responses/``.
         """
         groups = self._of("results", self._staged.shape.results)
         if names_files:
@@ -160,7 +159,7 @@ class ShardDrafts:
         return found
 
     def end(self, state: ShardState) -> None:
-        """Keep the parts. ``state`` is what the shard is in when they are published."""
+        """Keep the parts. ``state`` is the shard's state once they are published."""
         shape = self._staged.shape
         self._of("results", shape.results)
         self._of("attempts", shape.attempts)
@@ -181,7 +180,7 @@ def staged_name(kind: str, shard: int) -> str:
 
 
 def discard(checkpoint: Path) -> None:
-    """Delete what a rebuild wrote aside."""
+    """Delete the staged files of a rebuild."""
     folder = checkpoint / REBUILT
     if folder.is_dir() and not folder.is_symlink():
         for path in sorted(folder.iterdir()):
@@ -191,8 +190,8 @@ def discard(checkpoint: Path) -> None:
 def commit(
     journal: Journal, shards: Sequence[StagedShard], removed: Sequence[int], **values: Any
 ) -> None:
-    """Say that the staged parts are whole, and what the state file is to say besides (``values``),
-    in one transaction. ``removed`` are shards that they do not replace.
+    """Record in one transaction that the staged parts are complete, together with ``values`` for
+    the state file. ``removed`` are shards that they do not replace.
     """
     staged = {"shards": [each.public() for each in shards], "removed": list(removed)}
     journal.states.put(**{REBUILT: staged}, **values)
@@ -200,11 +199,11 @@ def commit(
 
 
 def finish(store: Store, journal: Journal) -> bool:
-    """Publish what was committed, if there is something; says whether there was. What a rebuild
-    left that was not committed is deleted.
+    """Publish committed parts; returns whether there were any. Files of an uncommitted rebuild are
+    deleted.
 
-    Raises ``StorageError`` where it cannot be written, ``DamagedError`` where a staged part is not
-    what was written.
+    Raises ``StorageError`` if a part cannot be written, ``DamagedError`` if a staged part has
+    changed.
     """
     staged = journal.states.get(REBUILT)
     if staged is None:
@@ -239,7 +238,7 @@ def _publish(store: Store, journal: Journal, shard: StagedShard) -> None:
         return  # an earlier start did it
     name = part_name(state.shard)
     kinds = [kind for kind in reversed(PART_KINDS) if kind in shard.digests]
-    kinds.sort(key=lambda kind: kind == "results")  # the results come last, as in any publication
+    kinds.sort(key=lambda kind: kind == "results")  # results come last, as in any publication
     with contextlib.ExitStack() as stack:
         drafts = []
         for kind in kinds:
@@ -274,7 +273,7 @@ def _publish(store: Store, journal: Journal, shard: StagedShard) -> None:
 
 
 def _remove(store: Store, journal: Journal, shards: Sequence[int]) -> None:
-    """Move the parts of shards that there are no more out of the way."""
+    """Move away the parts of shards that no longer exist."""
     for shard in shards:
         for kind in (*PART_KINDS, SCORES):
             name = f"{kind}/{part_name(shard)}"

@@ -1,4 +1,4 @@
-"""What answers in a table of results are like: cut off by a token limit, or empty."""
+"""Flaws of the answers in a table of results: cut off by a token limit, or empty."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _ROWS = 1024
 _MEDIA = "media"
 _FLAT = ("finish_reason", "content", "refusal", "tool_calls", "choices")
 COLUMNS = (*_FLAT, _MEDIA)
-"""The columns that tell it. A part of version 0.1 lacks the last."""
+"""The columns that show it. A part of version 0.1 lacks the last."""
 
 
 def cut_or_empty(results: pa.Table) -> Iterator[tuple[bool, bool]]:
-    """Of every row: whether a token limit cut any of its answers off, and whether any of them
-    says nothing. It says nothing of sense about rows without an answer.
+    """For every row, whether a token limit cut off any of its answers, and whether any of them is
+    empty. The values are meaningless for rows without an answer.
     """
     media = _has_media(results)
     for batch in results.select(list(_FLAT)).to_batches(max_chunksize=_ROWS):
@@ -48,7 +48,7 @@ def cut_or_empty(results: pa.Table) -> Iterator[tuple[bool, bool]]:
 
 
 def counted(results: pa.Table) -> tuple[int, int]:
-    """How many answers a token limit cut off, and how many say nothing: of rows with answers."""
+    """Among rows with answers, how many were cut off by a token limit, and how many are empty."""
     if results.column("choices").null_count == results.num_rows:
         contents = read_answers.values(results.column("content"))
         if not any(map(answer.blank, contents)):
@@ -59,7 +59,7 @@ def counted(results: pa.Table) -> tuple[int, int]:
 
 
 def _has_media(results: pa.Table) -> Iterator[bool]:
-    """Of every row: whether its answer holds more than text. Their bytes are not looked at."""
+    """For every row, whether its answer has more than text. Media bytes are not read."""
     place = results.schema.get_field_index(_MEDIA)
     kind = pa.null() if place < 0 else results.schema.field(place).type
     if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):

@@ -1,1 +1,1 @@
-"""Scores and metrics by SQL: DuckDB, locked to the tables that it is given, and Python scorers."""
+"""Scores and metrics by SQL: DuckDB, which can only read the given tables, and Python scorers."""

@@ -1,9 +1,9 @@
-"""DuckDB, locked: it sees the tables that it is given and nothing else.
+"""DuckDB, locked so that it only sees the given tables.
 
 No file, no network, no extension, no setting can be reached: external access is off, nothing is
-loaded, the configuration is locked, and whatever runs was parsed and held against the lists of
-``parser`` before. Memory and threads are bounded; what does not fit spills into a private folder
-that goes with the connection.
+loaded, the configuration is locked, and every statement is parsed and checked against the lists of
+``parser`` first. Memory and threads are bounded; larger data spills into a private folder that is
+removed with the connection.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from batchrun.errors import ScoringError, UsageError
 
 INSTALL = 'pip install "batchrun-llm[eval]"'
 MEMORY_BYTES = 128 * 2**20
-"""What DuckDB may hold before it spills."""
+"""How much memory DuckDB may use before it spills."""
 THREADS = 2
 SPILL_BYTES = 8 * 2**30
 REASON_CHARS = 400
@@ -37,15 +37,17 @@ _KIND = re.compile(r"^(?:[A-Z][A-Za-z-]* )+Error: ")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table for DuckDB, read anew by every scan: a schema, and what gives its batches."""
+    """A table for DuckDB, read again by every scan: a schema, and a function that returns its
+    batches.
+    """
 
     schema: pa.Schema
     batches: Callable[[], Iterable[pa.RecordBatch]]
     faults: list[Exception] = field(default_factory=list, compare=False)
-    """What its batches raised: DuckDB has the text of it only."""
+    """The exception from its batches, of which DuckDB only keeps the text."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        """A new stream of the rows; nothing is read before it is asked for a batch."""
+        """A new stream of the rows; nothing is read before the first batch is requested."""
         reader = pa.RecordBatchReader.from_batches(self.schema, self._lazily())
         return reader.__arrow_c_stream__(requested_schema)
 
@@ -58,8 +60,8 @@ class Table:
 
 
 def require(what: str) -> None:
-    """Raises ``UsageError`` with the line that installs DuckDB, or NumPy, without which it does not
-    call functions written in Python, where one is missing.
+    """Raises ``UsageError`` with the install command if DuckDB is missing, or NumPy, which it needs
+    to call Python functions.
     """
     for module, name in (("duckdb", "DuckDB"), ("numpy", "NumPy")):
         try:
@@ -80,8 +82,8 @@ class Database:
         what: str = "[scores]",
         in_order: bool = True,
     ) -> None:
-        """``what`` is what needs it, for a message. Without ``in_order`` rows may come out in any
-        order, which takes less memory. Raises ``UsageError`` where DuckDB is missing.
+        """``what`` names the feature that needs it, for a message. Without ``in_order`` rows may be
+        returned in any order, which takes less memory. Raises ``UsageError`` if DuckDB is missing.
         """
         require(what)
         import duckdb
@@ -118,8 +120,8 @@ class Database:
                 "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'"
             ).fetchall()
         )
-        """Words of SQL that are no names without quotes."""
-        # In a REPL, it would draw one on stdout after two seconds, amid what is printed there.
+        """Words of SQL that are not names unless quoted."""
+        # In a REPL, it would draw one on stdout after two seconds, in the middle of the output.
         self._connection.execute("SET enable_progress_bar = false")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
@@ -135,10 +137,10 @@ class Database:
         self._stack.close()
 
     def interrupt(self) -> None:
-        """End the statement that runs in another thread; it raises there."""
+        """Interrupt the statement that runs in another thread, which raises."""
         self._connection.interrupt()
 
-    # What a text says
+    # Parsing
 
     def expression(self, text: str, key: str, kind: parser.Kind) -> Parsed:
         """Parse one expression; see ``parser.expression``."""
@@ -168,7 +170,7 @@ class Database:
 
     @contextlib.contextmanager
     def tables(self, **tables: Table) -> Iterator[None]:
-        """These tables are there meanwhile, and replace those of the same name."""
+        """Make these tables available until the block is left, replacing those of the same name."""
         before, self._tables = self._tables, tables
         for name, table in tables.items():
             self._connection.register(name, table)
@@ -233,19 +235,19 @@ class Database:
 
 
 def reason(error: Exception) -> str:
-    """What DuckDB says, in one line, without its picture of the statement."""
+    """DuckDB's message in one line, without its excerpt of the statement."""
     text = _KIND.sub("", _WHERE.sub("", str(error)).strip())
     line = " ".join(text.partition("Candidate functions:")[0].split())
     return line if len(line) <= REASON_CHARS else f"{line[:REASON_CHARS]}..."
 
 
 def quoted(name: str) -> str:
-    """A name as SQL has it."""
+    """A name, quoted for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _functions(connection: Any) -> Functions:
-    """The functions that there are."""
+    """The available functions."""
     found = connection.execute(
         "SELECT function_name, function_type, stability FROM duckdb_functions() "
         "WHERE function_type IN ('scalar', 'macro', 'aggregate')"

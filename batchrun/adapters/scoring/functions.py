@@ -1,11 +1,11 @@
 r"""The scoring functions that batchrun adds to SQL, as macros over DuckDB's own functions.
 
-Two things DuckDB cannot do, and Arrow or Python can: Unicode's NFKC and counting tokens. They are
-functions over whole columns. Every regular expression here is RE2's, whose time is linear.
+DuckDB lacks Unicode's NFKC and counting tokens; Arrow and Python do these, as functions over whole
+columns. Every regular expression here is RE2's, whose time is linear.
 
-Texts are compared after one normalisation: NFKC, lower case, every run of white space one space,
-none around the text, and no sentence ends (``. ! ? 。``) behind it. NFKC has turned full-width
-ones into these by then.
+Texts are normalised before they are compared: NFKC, lower case, every run of white space becomes
+one space, white space around the text and final sentence ends (``. ! ? 。``) are removed. NFKC has
+turned full-width marks into these by then.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 _SPACES = r"[\s\x0b\x1c-\x1f\x{85}\x{2028}\x{2029}]+"
 _ENDS = r"[\s.!?。]+$"
 _NO_SPACES = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])"
-"""Scripts that write no spaces between words: every character is a token."""
+"""Scripts without spaces between words: every character is a token."""
 
-# A number. What separates thousands is a comma, or what LaTeX writes for one.
+# A number. Thousands are separated by a comma, or LaTeX's form of one.
 _CURRENCY = r"[$€£¥₹]"
 _GROUPED = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?:[^\d]|$)"
 _PLAIN = r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3})?"
@@ -29,7 +29,7 @@ _NUMBER = rf"[-+]?{_CURRENCY}?[-+]?(?:{_GROUPED}|{_PLAIN})"
 _SIGNED = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,3})?"
 _DIGITS = ("０１２３４５６７８９．，－＋％＄−‐‑", "0123456789.,-+%$---")
 _NO_SIGN = r"([\p{N}_)\]]|(?:^|\D)\p{L}|\d[a-df-zA-DF-Z])[-+]"
-"""A hyphen behind a letter, a digit or a bracket joins or subtracts; that of ``1e-5`` is a sign."""
+"""A hyphen after a letter, a digit or a bracket joins or subtracts; that of ``1e-5`` is a sign."""
 
 # The letter that was chosen.
 _LATEX = r"\\(?:boxed|fbox|text|textbf|textit|mathbf|mathrm|mathsf|rm|bf)\b\s*"
@@ -63,7 +63,7 @@ def _normal(text: str) -> str:
 
 
 _NOT_GROUPS = r"\\.|\[\^?\]?(?:[^\]\\]|\\.)*\]"
-"""In a pattern: what is escaped, and sets of characters. A parenthesis in them opens no group."""
+"""Escapes and character sets of a pattern, in which a parenthesis does not open a group."""
 _OPENS_GROUP = r"\((?:[^?]|\?P?<[^=!]|$)"
 _HAS_GROUP = (
     f"regexp_matches(regexp_replace(p, {_quoted(_NOT_GROUPS)}, '', 'g'), {_quoted(_OPENS_GROUP)})"
@@ -133,7 +133,7 @@ MACROS: tuple[tuple[str, str], ...] = (
     ("__passes(score)", "count(*) FILTER (CAST(score AS DOUBLE) = 1)"),
     ("pass_at(score, k)", "1 - __all_of(count(score), count(score) - __passes(score), k)"),
     ("pass_all(score, k)", "__all_of(count(score), __passes(score), k)"),
-    # A vote, in the terms of what it is compared with: texts as `exact` compares them.
+    # A vote, with values compared as `exact` does.
     (
         "__vote(x, other)",
         (
@@ -163,11 +163,11 @@ MACROS: tuple[tuple[str, str], ...] = (
         ("__elected(histogram(__vote(expr, expected)), any_value(__vote(expected, expr)), 0, 0)"),
     ),
 )
-"""Each macro with its parameters, and what it is."""
+"""Each macro with its parameters and its definition."""
 
 PUBLIC = ("exact", "contains_text", "last_match", "num", "close", "letter", "f1")
-"""Those that are for users and give a value of a row. Those of ``parser.OF_REPEATS`` are aggregates
-over rows, for users too; all others are parts of these.
+"""The macros for users that return a value per row. Those in ``parser.OF_REPEATS`` are aggregates
+over rows, also for users; all others are parts of these.
 """
 
 
@@ -184,8 +184,8 @@ def _nfkc(texts: Any) -> Any:
 
 
 def _f1(left: Any, right: Any) -> Any:
-    """Token F1 of pairs of normalised texts: 1 where both have no token, else the harmonic mean of
-    precision and recall, a token counting as often as both have it.
+    """Token F1 of pairs of normalised texts: 1 if neither has a token, else the harmonic mean of
+    precision and recall, with a token counted as often as both have it.
     """
     spaced = [pc.replace_substring_regex(side, _NO_SPACES, r" \1 ") for side in (left, right)]
     found: list[float | None] = []

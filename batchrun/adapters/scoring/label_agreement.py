@@ -1,5 +1,5 @@
-"""How far judges agree with human labels, counted in one pass over the scores; with repeats a
-second one sums up what the answers of each row come to.
+"""How far judges agree with human labels, counted in one pass over the scores; with repeats, a
+second pass aggregates the answers of each row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchrun.core.statistics.mean import values_interval
 from batchrun.errors import UsageError
 
 _PAIRS_MAX = 10 * CATEGORIES_MAX
-"""Different pairs of verdict and label, in whatever form they are written."""
+"""Maximum number of different pairs of verdict and label, as written."""
 
 
 def require_labels(schema: pa.Schema, one: PlannedJudge) -> None:
@@ -81,7 +81,7 @@ def measure_agreement(database: Database, store: StoreReader, plan: Plan) -> dic
 
 
 def _as_table(known: Sequence[tuple[Any, str, float, float | None]], kind: str) -> Table:
-    """What each pair of verdict and label adds to share and kappa."""
+    """The contribution of each pair of verdict and label to share and kappa."""
     verdict = pa.string() if kind == "text" else pa.float64()
     kinds = (verdict, pa.string(), pa.float64(), pa.float64())
     schema = pa.schema(list(zip(("verdict", "label", "same", "term"), kinds, strict=True)))
@@ -91,8 +91,8 @@ def _as_table(known: Sequence[tuple[Any, str, float, float | None]], kind: str) 
 
 
 def _of_rows(database: Database, answers: str, repeat: int, key: str) -> OfRows:
-    """The agreement over rows that were answered ``repeat`` times: what is summed of each is what
-    a mean of clusters takes (``core/statistics/mean.py``).
+    """The agreement over rows that were answered ``repeat`` times, with the sums per row that a
+    mean of clusters needs (``core/statistics/mean.py``).
     """
     ((rows, n, share, variance, zero_or_one, *sums),) = database.rows(
         "SELECT count(*), CAST(sum(n) AS BIGINT), avg(x), var_samp(x), "

@@ -1,15 +1,16 @@
 """Metrics: SQL aggregates over results and scores, with what their intervals need.
 
-Every statement reads the columns that it names, a part at a time, and leaves a few numbers: counts
-and moments of a mean, sums over clusters, or the aggregate without each of 50 groups of rows. So
-memory is DuckDB's own bound, whatever the rows. How an interval is made of these numbers is in
-``core/statistics``.
+Every statement reads the columns that it names, one part at a time, and returns a few numbers:
+counts and moments of a mean, sums over clusters, or the aggregate without each of 50 groups of
+rows. So memory is bounded by DuckDB's limit, whatever the number of rows. ``core/statistics`` makes
+intervals from these numbers.
 
-What a metric would be if failed rows were wrong, or right, is the metric once more, over rows in
-which failed ones score 0, or 1.
+The bounds of a metric, if all failed rows were wrong or right, are the same metric with failed rows
+scoring 0 or 1.
 
-With repeats, a mean is over the rows of the input: what a row's answers come to (``of_repeats``) is
-computed first. Other aggregates take all answers as they are; their intervals leave out whole rows.
+With repeats, a mean is over the rows of the input: the answers of each row are aggregated first
+(``of_repeats``). Other aggregates take all answers individually; their intervals leave out whole
+rows.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from batchrun.core.statistics.mean import clustered_interval, values_interval
 from batchrun.errors import ScoringError
 
 GROUPS_MAX = 1_000
-"""Groups of a metric that are reported: those with the most rows."""
+"""How many groups of a metric are reported: those with the most rows."""
 BYTES_A_VALUE = 16
 _KEEPING = (
     "quantile",
@@ -50,13 +51,13 @@ _KEEPING = (
     "group_concat",
     "histogram",
 )
-"""What is in the names of aggregates that keep every value."""
+"""Parts of the names of aggregates that keep every value."""
 NO_GROUP = "(null)"
 """The key of the rows in which ``by`` is null."""
 
 
 class Counted(NamedTuple):
-    """What a score has: ``ok`` rows with a value, ``ok`` rows without one, and failed rows."""
+    """Counts of a score: ``ok`` rows with a value, ``ok`` rows without one, and failed rows."""
 
     scored: int
     null: int
@@ -68,7 +69,7 @@ class Counted(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A metric, and what its gate needs to know: how many ``ok`` rows have a value in it."""
+    """A metric, and how many ``ok`` rows have a value in it, which its gate needs."""
 
     metric: Metric
     scored: int
@@ -87,7 +88,7 @@ class _Figure(NamedTuple):
 
 
 _Key = tuple[bool, str | None]
-"""Whether it is a group, and which."""
+"""SQL for whether a line is a group, and which one."""
 _NAMED = "__is_group, __name"
 """The same, as columns."""
 
@@ -117,7 +118,7 @@ def evaluated_rows(
 def _part(
     store: StoreReader, name: str, wanted: pa.Schema, scores: Sequence[str], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """One part of the results beside its scores."""
+    """One part of the results joined with its scores."""
     beside: pa.Table | None = None
     if scores:
         beside = _read(store, f"{SCORES}/{name}", ["row", *scores])
@@ -196,7 +197,7 @@ def measure(
 
 
 def _is_narrow(plan: Plan, one: PlannedMetric) -> bool:
-    """Whether all that a metric reads is short: numbers, times, and what it groups by."""
+    """Whether everything that a metric reads is short: numbers, times, and its group columns."""
     if one.texts:
         return False
     texts = [plan.schema.field(name) for name in one.columns]
@@ -222,8 +223,8 @@ def _is_text(kind: pa.DataType) -> bool:
 def _kept(
     database: Database, store: StoreReader, plan: Plan, metrics: Sequence[PlannedMetric]
 ) -> Iterator[None]:
-    """The columns that several metrics read, as a table of DuckDB's: the parts are read once. What
-    of it does not fit its memory is in its private folder.
+    """The columns that several metrics read, as a DuckDB table, so the parts are read once. DuckDB
+    spills what does not fit its memory into its private folder.
     """
     columns = in_order(plan.schema, {*KEYS, *(name for one in metrics for name in one.columns)})
     used = {name for one in metrics for name in one.scores}
@@ -239,7 +240,7 @@ def _kept(
 def _measure(
     database: Database, one: PlannedMetric, source: Table | None, error_rows: int, repeat: int
 ) -> Measured:
-    """One metric, over ``source`` or what is kept."""
+    """One metric, over ``source`` or the kept table."""
     statement = _Statement(database, one, source, repeat)
     figures = statement.figures(None)
     if not error_rows:
@@ -289,7 +290,7 @@ class _Statement:
         self._by_row = repeat > 1 or one.parsed.of_repeats is not None
 
     def figures(self, instead: int | None, *, values_only: bool = False) -> dict[_Key, _Figure]:
-        """The metric of all rows, and of each group. With ``instead``, failed rows score that."""
+        """The metric of all rows and each group. ``instead`` replaces the score of failed rows."""
         if self._one.parsed.mean_of is None:
             return self._aggregate(instead, values_only=values_only)
         return self._mean(instead, values_only=values_only)
@@ -314,7 +315,7 @@ class _Statement:
         return f"(SELECT {columns} FROM results) AS results"
 
     def _sets(self, *keys: str) -> str:
-        """GROUP BY: all rows, and each group of them where there is ``by``."""
+        """GROUP BY: all rows and, with ``by``, each group of them."""
         listed = ", ".join(keys)
         whole = f"({listed})"
         if self._one.by is None:
@@ -323,7 +324,7 @@ class _Statement:
 
     @property
     def _flagged(self) -> tuple[str, str]:
-        """Whether a line is that of a group, and of which."""
+        """Whether a line belongs to a group, and to which."""
         if self._one.by is None:
             return "FALSE", "NULL"
         return "grouping(__group) = 0", "__group"
@@ -364,12 +365,12 @@ class _Statement:
         return figures
 
     def _answers(self, instead: int | None) -> str:
-        """The value of every answer, with what it is grouped by."""
+        """The value of every answer, with its group columns."""
         parsed = self._one.parsed
         value = of_repeats.answer(parsed, instead, scored=bool(self._one.scores))
         only = ""
         if parsed.mean_filter is not None:
-            # A failed row of which nobody can say whether it is meant may be one.
+            # A failed row may be included if the filter cannot be decided for it.
             failed = "FALSE" if instead is None else "status = 'error'"
             only = f" WHERE coalesce((\n{parsed.mean_filter}\n), {failed})"
         cluster = "NULL" if self._one.cluster is None else _cluster(self._one.cluster, self._unit)
@@ -380,7 +381,7 @@ class _Statement:
         )
 
     def _by_rows(self, answers: str, instead: int | None) -> str:
-        """The value of every row of the input, in all and in each group that it has answers in."""
+        """The value of every row of the input, overall and in each group that has answers of it."""
         parsed = self._one.parsed
         flag, name = self._flagged
         low, high = ("min(__x)", "max(__x)") if of_repeats.is_number(parsed) else ("0.0", "1.0")
@@ -393,7 +394,7 @@ class _Statement:
         )
 
     def _clusters(self, inner: str) -> dict[_Key, tuple[Any, ...]]:
-        """By group: clusters, rows, and the sums of which the clustered error is made."""
+        """By group: clusters, rows, and the sums for the clustered error."""
         flag, name = self._flagged
         named, sets = f"{flag} AS __is_group, {name} AS __name", self._sets("__cluster")
         if self._by_row:
@@ -439,7 +440,7 @@ class _Statement:
 
     def _left_out(self, value: str) -> dict[_Key, list[float | None]]:
         """By group: the aggregate without each of the groups of rows that it holds. The rows are
-        read once; then it is one pass, or several where an aggregate keeps all its values.
+        read once; then it takes one pass, or several if an aggregate keeps all its values.
         """
         key = f"coalesce(custom_id, CAST({self._unit} AS VARCHAR))"
         if self._one.cluster is not None:
@@ -487,8 +488,8 @@ class _Statement:
 
 
 def _at_once(aggregates: Sequence[str], rows: int) -> int:
-    """How many groups are left out in one pass: as many as the values of aggregates that keep them
-    may be held in memory for.
+    """How many groups are left out in one pass: limited by memory for aggregates that keep their
+    values.
     """
     if not any(word in name for name in aggregates for word in _KEEPING):
         return GROUPS
@@ -501,5 +502,5 @@ def _cluster(sql: str, unit: str) -> str:
 
 
 def finite(value: Any) -> float | None:
-    """A number as JSON can have it."""
+    """A number in a form valid in JSON."""
     return float(value) if value is not None and math.isfinite(value) else None

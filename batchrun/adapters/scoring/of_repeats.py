@@ -1,9 +1,9 @@
-"""What a metric makes of the answers to one row, as SQL: with repeats, every mean is over rows.
+"""SQL that aggregates the answers to one row: with repeats, every mean is over rows.
 
-``avg`` averages a row's answers first. ``pass_at`` and ``pass_all`` ask how a sample of k of them
-does (Chen et al., "Evaluating large language models trained on code", arXiv 2107.03374, section
-2.1: 1 - C(n - c, k) / C(n, k)), ``majority`` whether most of them are what is expected. Failed
-answers do not pass, and have no vote.
+``avg`` averages a row's answers first. ``pass_at`` and ``pass_all`` are the chances that at least
+one, or all, of a sample of k of them pass (Chen et al., "Evaluating large language models trained
+on code", arXiv 2107.03374, section 2.1: 1 - C(n - c, k) / C(n, k)), ``majority`` whether most of
+them are the expected one. Failed answers do not pass, and have no vote.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ MAJORITY = "majority"
 
 
 def answer(parsed: Parsed, instead: int | None, *, scored: bool) -> str:
-    """The value of one answer. ``instead`` is what failed ones count as, where that is asked;
-    ``scored`` says that the metric reads scores, in which this is in place already.
+    """The value of one answer. ``instead`` is what failed ones count as, if given; ``scored`` is
+    whether the metric reads scores, which already include it.
     """
     if parsed.of_repeats == MAJORITY:
         vote = f"CASE WHEN status <> 'error' THEN __vote({parsed.mean_of}, {parsed.other}) END"
@@ -30,8 +30,8 @@ def answer(parsed: Parsed, instead: int | None, *, scored: bool) -> str:
 
 
 def row(parsed: Parsed, value: str, failed: str, instead: int | None) -> str:
-    """The aggregate over the answers to a row: ``value`` is that of each, ``failed`` whether it is
-    a failure, which ``instead`` counts as wrong (0) or right (1).
+    """The aggregate over the answers to a row: ``value`` is the SQL for the value of each,
+    ``failed`` for whether it failed, which ``instead`` counts as wrong (0) or right (1).
     """
     if parsed.of_repeats is None:
         return f"avg({value})"
@@ -44,5 +44,5 @@ def row(parsed: Parsed, value: str, failed: str, instead: int | None) -> str:
 
 
 def is_number(parsed: Parsed) -> bool:
-    """Whether the value of an answer is a number, of which there is a least and a greatest."""
+    """Whether the value of an answer is a number, which can be bounded."""
     return parsed.of_repeats != MAJORITY

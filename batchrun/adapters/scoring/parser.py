@@ -1,9 +1,8 @@
-"""What a piece of SQL says, before it runs: DuckDB's own parser gives a tree, and the tree is held
+"""Checks a piece of SQL before it runs: DuckDB's own parser returns a tree, and the tree is checked
 against lists of what is allowed.
 
 A score or a metric is one expression over columns; a query is one SELECT over the views that it is
-given. Nothing is decided by looking at the text: comments, parentheses and semicolons mean what
-the parser says they mean.
+given. Nothing is decided from the text: the parser interprets comments, parentheses and semicolons.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Kind = Literal["score", "metric", "query", "group"]
 
 SQL_CHARS_MAX = 100_000
 DEPTH_MAX = 200
-"""Levels of a tree, each several levels of its JSON; DuckDB itself stops at 1,000."""
+"""Maximum levels of a tree, each several levels of its JSON; DuckDB itself stops at 1,000."""
 
 _EXPRESSIONS = frozenset(
     """
@@ -28,7 +27,7 @@ _EXPRESSIONS = frozenset(
     LAMBDA_REF TYPE
     """.split()
 )
-"""Classes of expressions that depend on nothing but the columns of the row."""
+"""Classes of expressions that only depend on the columns of the row."""
 _IN_QUERIES = _EXPRESSIONS | {"SUBQUERY", "WINDOW", "STAR", "POSITIONAL_REFERENCE"}
 _TABLE_FUNCTIONS = frozenset("unnest range generate_series".split())
 _OF_THE_CLOCK = frozenset(
@@ -38,7 +37,7 @@ _OF_THE_CLOCK = frozenset(
     random uuid uuidv4 uuidv7 gen_random_uuid
     """.split()
 )
-"""Allowed in queries, whose answer nobody has to be able to repeat."""
+"""Also allowed in queries, which need not be reproducible."""
 _OF_THE_SESSION = frozenset(
     """
     user session_user current_user current_role current_catalog current_schema current_schemas
@@ -52,7 +51,7 @@ OF_NO_COLUMN = frozenset(
     current_user localtime localtimestamp session_user user
     """.split()
 )
-"""Words that mean a value of the session where there is no column of that name."""
+"""Words that mean a value of the session unless there is a column of that name."""
 OF_REPEATS = frozenset(("pass_at", "pass_all", "majority"))
 """Aggregates over the repeats of one row. As a metric they are averaged over rows; in a query they
 are aggregates like any other.
@@ -72,8 +71,8 @@ _WHAT: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Functions:
-    """The functions that DuckDB has, by name: those that give the same value for the same
-    arguments, the aggregates, and the others.
+    """DuckDB's functions, by name: those that return the same value for the same arguments, the
+    aggregates, and the others.
     """
 
     steady: frozenset[str]
@@ -88,9 +87,9 @@ class Functions:
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """What a piece of SQL refers to. ``columns`` has every part of every column's name, ``star`` is
-    whether it takes all columns. Where the whole is ``avg(x)``, or that with a filter, ``mean_of``
-    is x and ``mean_filter`` the filter. So it is where the whole is one of ``OF_REPEATS``, which is
-    ``of_repeats`` then: ``mean_of`` is its first argument and ``other`` its second one.
+    whether it takes all columns. If the whole is ``avg(x)``, with or without a filter, ``mean_of``
+    is x and ``mean_filter`` the filter. If the whole is one of ``OF_REPEATS``, ``of_repeats`` is
+    its name, ``mean_of`` its first argument and ``other`` its second one.
     """
 
     text: str
@@ -108,7 +107,7 @@ class Parsed:
 class _Seen:
     columns: set[str] = field(default_factory=set)
     alone: set[str] = field(default_factory=set)
-    """Names that are not qualified: one of a table stands for its whole rows."""
+    """Unqualified names: the name of a table stands for its whole rows."""
     aliases: set[str] = field(default_factory=set)
     tables: set[str] = field(default_factory=set)
     aggregates: list[str] = field(default_factory=list)
@@ -128,12 +127,12 @@ class Grammar(Protocol):
 
 
 def expression(grammar: Grammar, text: str, key: str, kind: Kind, functions: Functions) -> Parsed:
-    """Parse one expression over columns. ``key`` is what to call it in a message.
+    """Parse one expression over columns. ``key`` is its name in messages.
 
     Raises ``UsageError`` naming the key, what is wrong and the text.
     """
     bare = _statement(grammar, f"SELECT\n{text}\n", text, key)
-    # In parentheses too: then it closes none of ours.
+    # Also parsed in parentheses, so that it cannot close ours.
     _statement(grammar, f"SELECT (\n{text}\n)", text, key)
     node = bare["node"]
     selected = node.get("select_list", ())
@@ -162,7 +161,7 @@ def expression(grammar: Grammar, text: str, key: str, kind: Kind, functions: Fun
 
 
 def _of_repeats(parsed: Parsed, call: _Call | None, key: str) -> Parsed:
-    """A metric that is an aggregate over the repeats of each row, and nothing besides."""
+    """A metric that consists of one aggregate over the repeats of each row."""
     name = next(name for name in parsed.aggregates if name in OF_REPEATS)
     if call is None or call.name not in OF_REPEATS:
         message = (
@@ -211,7 +210,7 @@ def _not_one(key: str, text: str) -> UsageError:
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """What one walk is held against."""
+    """The rules and findings of one walk over a tree."""
 
     key: str
     text: str
@@ -260,7 +259,7 @@ def _statement(grammar: Grammar, sql: str, text: str, key: str) -> dict[str, Any
 
 
 def _walk(tree: Any, rules: _Rules, seen: _Seen, depth: int) -> None:
-    """Hold every node of a tree against the rules, and note what it refers to."""
+    """Check every node of a tree against the rules, and note what it refers to."""
     if depth > DEPTH_MAX * 3:
         raise rules.refuse("it is nested too deeply")
     if isinstance(tree, list):
@@ -281,7 +280,7 @@ def _walk(tree: Any, rules: _Rules, seen: _Seen, depth: int) -> None:
         seen.columns.update(str(name).lower() for name in tree["using_columns"])
         seen.star |= tree.get("ref_type") == "NATURAL"
     if tree.get("type") == "TABLE_FUNCTION":
-        # Its own name was looked at; what is left are the arguments.
+        # Its own name was checked; the arguments are left.
         function = tree["function"]
         _walk(function.get("children") or function.get("arguments") or [], rules, seen, depth + 1)
         return
@@ -365,7 +364,7 @@ class _Call:
 
 
 def _call(grammar: Grammar, statement: dict[str, Any], tree: dict[str, Any]) -> _Call | None:
-    """The call that the whole tree is; None where it is something else."""
+    """The whole tree as a call; None if it is something else."""
     arguments: list[Any] = tree.get("children") or tree.get("arguments") or []
     if tree.get("class") != "FUNCTION" or tree.get("distinct") or not arguments:
         return None

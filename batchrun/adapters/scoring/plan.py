@@ -1,8 +1,7 @@
-"""What is to be computed over a run, checked against the columns that its results have.
+"""The scores and metrics to compute over a run, checked against the columns of its results.
 
-Everything that can be known before the first request is found here: SQL that is broken, a column
-or a function that does not exist, a score that is neither true or false nor a number, a Python file
-that is missing.
+Errors that can be known before the first request are found here: broken SQL, a column or function
+that does not exist, a score that is neither boolean nor a number, a missing Python file.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _OF_KINDS: Mapping[Kind, pa.DataType] = {
 
 @dataclass(frozen=True, slots=True)
 class PlannedScore:
-    """A score that can be computed. ``is_boolean`` is not known of Python before it has run."""
+    """A score that can be computed. ``is_boolean`` is not known for Python before it has run."""
 
     score: Score
     digest: str
@@ -70,8 +69,8 @@ class PlannedJudge:
 
 @dataclass(frozen=True, slots=True)
 class PlannedMetric:
-    """A metric that can be computed: the columns and scores that it reads (verdicts of judges that
-    are numbers among these), the ``texts`` of judges, what ``by`` and ``cluster`` are in SQL.
+    """A metric that can be computed: the columns and scores that it reads (including numeric
+    verdicts of judges), the ``texts`` of judges, and the SQL of ``by`` and ``cluster``.
     """
 
     metric: Aggregate
@@ -115,7 +114,7 @@ class Plan:
 
     @property
     def digests(self) -> dict[str, str]:
-        """By which each score is known again."""
+        """The digest that identifies each score."""
         return {one.score.name: one.digest for one in self.scores}
 
     def sql_columns(self) -> list[str]:
@@ -131,8 +130,8 @@ def make(
     judges: Sequence[PlannedJudge] = (),
 ) -> Plan:
     """Check an evaluation against the results' schema. ``kept`` are Python scores that are not run
-    again, with the digests that they are known by; the verdicts of ``judges`` are columns too.
-    Raises ``UsageError`` naming the key.
+    again, with the digests that identify them; the verdicts of ``judges`` are columns too. Raises
+    ``UsageError`` naming the key.
     """
     taken = {name.casefold(): name for name in schema.names}
     seen = with_verdicts(schema, judges)
@@ -159,8 +158,8 @@ def make(
 
 
 def with_verdicts(schema: pa.Schema, judges: Sequence[PlannedJudge]) -> pa.Schema:
-    """The columns of the results and of the verdicts. Raises ``UsageError`` where the results have
-    a column of such a name.
+    """The columns of the results and of the verdicts. Raises ``UsageError`` if the results have a
+    column with the name of a verdict's.
     """
     taken = {name.casefold(): name for name in schema.names}
     for one in judges:
@@ -176,8 +175,8 @@ def with_verdicts(schema: pa.Schema, judges: Sequence[PlannedJudge]) -> pa.Schem
 
 
 def score_sql(score: Score, *, is_boolean: bool) -> str:
-    """A score as SQL over ``ok`` rows. Failed rows are scored without it: inside of a CASE, DuckDB
-    computes what an expression has twice twice (five times as long for ``exact(letter(x), y)``).
+    """A score as SQL over ``ok`` rows. Failed rows are scored without it: inside a CASE, DuckDB
+    computes repeated subexpressions again (five times as long for ``exact(letter(x), y)``).
     """
     return f"(\n{score.sql}\n)" if is_boolean else f"CAST((\n{score.sql}\n) AS DOUBLE)"
 
@@ -191,7 +190,7 @@ def in_order(schema: pa.Schema, names: Iterable[str]) -> list[str]:
 def _parsed(
     database: Database, text: str, key: str, kind: parser.Kind, schema: pa.Schema
 ) -> Parsed:
-    """Parse an expression; an error says where a name is a word of SQL."""
+    """Parse an expression; an error points out a name that is a word of SQL."""
     try:
         return database.expression(text, key, kind)
     except UsageError as error:
@@ -209,7 +208,7 @@ def _columns(schema: pa.Schema, parsed: Parsed) -> tuple[str, ...]:
 
 
 def _refuse_unquoted(key: str, parsed: Parsed, schema: pa.Schema) -> None:
-    """Raises ``UsageError`` where a field of a judge is named as if the judge were a table."""
+    """Raises ``UsageError`` if a field of a judge is named as if the judge were a table."""
     for name in schema.names:
         judge, dot, field = name.lower().partition(".")
         named = {judge, field} <= parsed.columns and name.lower() not in parsed.columns
@@ -222,7 +221,7 @@ def _refuse_unquoted(key: str, parsed: Parsed, schema: pa.Schema) -> None:
 
 
 def _require_columns(key: str, parsed: Parsed, columns: Iterable[str]) -> None:
-    """No word of SQL's own stands for a column that is not there."""
+    """Check that no word of SQL is used as a missing column."""
     own = parsed.columns & parser.OF_NO_COLUMN - {name.lower() for name in columns}
     if own:
         message = f"{key}: the results have no column {min(own)!r}: {parsed.text}"
@@ -246,7 +245,7 @@ def _score(
     _require_columns(score.key, parsed, columns)
     _refuse_unquoted(score.key, parsed, schema)
     with database.tables(results=_empty(schema, {*KEYS, *schema.names})):
-        # All columns are there, so that a message can name the nearest.
+        # All columns are included, so that a message can name the nearest.
         kind = database.types(f"SELECT (\n{score.sql}\n) AS x FROM results", score.key)[0][1]
     is_boolean = kind == BOOLEAN
     if not is_boolean and kind.partition("(")[0] not in _NUMBERS:
@@ -259,7 +258,7 @@ def _score(
 
 
 def _source_digest(score: Score) -> str:
-    """The digest of a Python scorer's file. Raises ``UsageError`` where it cannot be read."""
+    """The digest of a Python scorer's file. Raises ``UsageError`` if it cannot be read."""
     path, function = python_parts(score.python or "")
     try:
         source = Path(path).read_bytes()
@@ -343,7 +342,7 @@ def _require_repeats(database: Database, metric: Aggregate, parsed: Parsed, repe
 
 
 def _require_k(metric: Aggregate, k: str, repeat: int) -> None:
-    """The answers that are drawn are a number of which a row has at least as many."""
+    """Check that the number of drawn answers is at most the number that a row has."""
     if not k.isdecimal() or int(k) < 1:
         message = f"{metric.key}: k is a whole number, at least 1: {metric.value}"
         raise UsageError(message)

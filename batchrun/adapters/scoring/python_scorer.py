@@ -1,8 +1,8 @@
-"""Python scorers: a function of the user's, in a process of its own, over one part at a time.
+"""Python scorers: the user's function, in a separate process, over one part at a time.
 
 The process reads the part from its standard input and writes one Arrow array; what the function
-prints goes to stderr, whose end stands in the message if it fails. A process that takes too long,
-or that nobody waits for any more, is killed with all that it started.
+prints goes to stderr, and its end is shown in the message if it fails. A process that takes too
+long, or is no longer needed, is killed with all that it started.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from batchrun.errors import ScoringError
 
 WORKER = "batchrun.adapters.scoring.scorer_process"
 SAID_BYTES = 4096
-"""Of what a scorer printed, the end that is looked at."""
+"""How much of the end of a scorer's output is read."""
 SAID_CHARS = 300
 BYTES_A_ROW, BYTES_MORE = 64, 2**20
-"""What an answer of the process may take."""
+"""The maximum size of an answer of the process."""
 
 
 class PythonScorers:
-    """Runs them. ``interrupt`` ends what is running; leaving it does so too."""
+    """Runs Python scorers. ``interrupt``, or leaving the context, ends the running one."""
 
     def __init__(self, store: StoreReader) -> None:
         self._store = store
@@ -54,7 +54,7 @@ class PythonScorers:
         self.interrupt()
 
     def interrupt(self) -> None:
-        """Kill the process that is running, and start no other."""
+        """Kill the running process, and start no other."""
         with self._lock:
             self._interrupted = True
             if self._running is not None:
@@ -99,7 +99,7 @@ class PythonScorers:
         answer: IO[bytes],
         said: IO[bytes],
     ) -> int | None:
-        """Run the process to its end; its exit code, None where it took too long."""
+        """Run the process to its end; its exit code, or None if it took too long."""
         path, function = python_parts(python)
         # -P: the working directory is not searched for modules; the file's own folder is.
         command = [sys.executable, "-P", "-m", WORKER, path, function]
@@ -127,7 +127,7 @@ class PythonScorers:
 
 @contextlib.contextmanager
 def _part(store: StoreReader, name: str) -> Iterator[IO[bytes]]:
-    """A part as a file of the operating system."""
+    """A part as an operating system file."""
     if isinstance(store, DiskStore):
         with Path(store.folder, name).open("rb") as file:
             yield file

@@ -1,9 +1,9 @@
 """``scores/``: one part for every part of the results, with the same rows.
 
 A part's metadata names what it was made from: the digest of the part of the results, and of each
-score's definition; and the digest of each column's values, by which damage shows where nobody can
-compute them again. So whether a part is current can be told from the file alone: a kill leaves the
-old part or none, and the next one to look writes it.
+score's definition; and the digest of each column's values, which reveals damage if they cannot be
+computed again. So the file alone shows whether it is current: a kill leaves the old part or none,
+and the next session writes it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PythonScores = Callable[[PlannedScore, str, int], pa.Array]
 
 
 class Made(NamedTuple):
-    """What a part says that it was made from, and what it counted of the verdicts of judges."""
+    """The record of what a part was made from, and its counts of the judges' verdicts."""
 
     results_sha256: str
     scores: Mapping[str, str]
@@ -55,8 +55,8 @@ class ScoreParts:
         python: PythonScores,
         verdicts: Mapping[str, str] | None = None,
     ) -> None:
-        """``database`` may be None where no score is in SQL. ``verdicts`` are the states of the
-        judges by name: what their verdicts are known again by.
+        """``database`` may be None if no score is in SQL. ``verdicts`` are the states of the judges
+        by name, which identify their verdicts.
         """
         self._store = store
         self._plan = plan
@@ -69,7 +69,7 @@ class ScoreParts:
         }
 
     def is_current(self, name: str, results_sha256: str) -> bool:
-        """Whether the part is there and was made of what the results hold now."""
+        """Whether the part exists and was made from the present results."""
         found = made(self._store, name)
         wanted = self._plan.digests
         return (
@@ -119,8 +119,8 @@ class ScoreParts:
         files.reached("scores.published", draft.path)
 
     def _scored(self, name: str) -> tuple[pa.Table, Mapping[str, Counts]]:
-        """Row, id, status, the verdicts of judges and the scores in SQL of one part; and by judge
-        what its verdicts are.
+        """Row, id, status, the verdicts of judges and the scores in SQL of one part; and the counts
+        of verdicts by judge.
         """
         plan, sql = self._plan, self._plan.sql
         keys = pa.schema([plan.schema.field(key) for key in KEYS])
@@ -203,7 +203,7 @@ class ScoreParts:
     def _of_python(
         self, one: PlannedScore, name: str, rows: int, status: pa.ChunkedArray
     ) -> pa.Array:
-        """The column of a Python scorer, error rows as the score has them."""
+        """The column of a Python scorer, with error rows scored as the score defines."""
         values = self._python(one, name, rows)
         score = one.score
         known = self._kinds.get(score.name)
@@ -225,7 +225,7 @@ class ScoreParts:
         return pc.if_else(failed, pa.scalar(instead, kind), column)
 
     def _kind_elsewhere(self, score: str, name: str) -> bool | None:
-        """Whether the score is true or false in a part that is current."""
+        """Whether the score is boolean in a part that is current."""
         for other in self._store.names(SCORES):
             found = made(self._store, other) if other != name else None
             if found is None or found.scores.get(score) != self._plan.digests[score]:
@@ -278,14 +278,14 @@ def _spread(one: PlannedScore, column: pa.ChunkedArray, ok: pa.Array) -> pa.Arra
 
 
 def kept_column(store: StoreReader, one: PlannedScore, name: str) -> pa.Array:
-    """The column of a score as the part has it. Raises ``DamagedError``."""
+    """The column of a score in the part. Raises ``DamagedError``."""
     table = pa.concat_tables(row_groups(store, f"{SCORES}/{name}", [one.score.name]))
     column: pa.Array = table.column(one.score.name).combine_chunks()
     return column
 
 
 def made(store: StoreReader, name: str) -> Made | None:
-    """What a part of the scores was made from; None where there is none that says so."""
+    """What a part of the scores was made from; None if there is no part with such a record."""
     try:
         with (
             store.peek(f"{SCORES}/{name}") as file,
@@ -299,8 +299,8 @@ def made(store: StoreReader, name: str) -> Made | None:
 
 
 def values_digest(column: pa.ChunkedArray) -> str:
-    """The digest of a column of scores: every value as a double, and which of them are there; of
-    a text, its bytes and their number.
+    """The digest of a column of scores: which values are present, and every value as a double, or
+    the bytes and length of a text.
     """
     digest = hashlib.sha256()
     there = pc.cast(column.is_valid(), pa.uint8())
@@ -333,7 +333,7 @@ def in_sql(column: Any) -> Any:
 def results_table(
     store: StoreReader, name: str, schema: pa.Schema, columns: Sequence[str]
 ) -> Table:
-    """Some columns of one part of the results, read a row group at a time."""
+    """Some columns of one part of the results, read one row group at a time."""
     wanted = pa.schema([schema.field(column) for column in columns])
 
     def batches() -> Iterator[pa.RecordBatch]:

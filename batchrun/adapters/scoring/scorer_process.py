@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 GRACE_S = 5
-"""It ends itself so much later than its time limit, should nobody be there to do so."""
+"""How long after its time limit the process ends itself, if its parent is gone."""
 
 
 class WrongAnswerError(Exception):
@@ -35,7 +35,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(seconds) + GRACE_S)
     answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the function prints is no answer
+    os.dup2(2, 1)  # what the function prints is not the answer
     code = 1
     try:
         table = pq.ParquetFile(pa.PythonFile(io.FileIO(0, closefd=False), mode="r")).read()
@@ -49,7 +49,7 @@ def main() -> NoReturn:
         print(error, file=sys.stderr)  # noqa: T201 - read by the process that started this one
     except SystemExit as error:
         print(f"it called sys.exit({error.code!r})", file=sys.stderr)  # noqa: T201
-    except BaseException:  # noqa: BLE001 - told to the process that started this one
+    except BaseException:  # noqa: BLE001 - reported to the process that started this one
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -77,7 +77,7 @@ def loaded(path: str, function: str) -> Callable[[pa.Table], Any]:
 
 
 def one_per_row(returned: Any, rows: int) -> pa.Array:
-    """What a function returned, as booleans or doubles; what is not finite is null. Raises
+    """What a function returned, as booleans or doubles; values that are not finite are null. Raises
     ``WrongAnswerError``.
     """
     if returned is None or isinstance(returned, (str, bytes, dict, int, float)):
@@ -108,7 +108,7 @@ def one_per_row(returned: Any, rows: int) -> pa.Array:
 
 
 def _plain(values: list[Any]) -> list[Any]:
-    """Values of numpy and its like as Python has them; true and 1 do not mix."""
+    """Values from numpy and similar libraries as Python values; true and 1 do not mix."""
     plain = [
         value.item()
         if hasattr(value, "item") and not isinstance(value, (bool, int, float))

@@ -1,8 +1,8 @@
-"""The verdicts of judges, beside the answers that they judged.
+"""The verdicts of judges, joined with the answers that they judged.
 
 A judge's run directory is inside that of the run that it judges. Each of its rows names the row and
-the hash of the answer that it was shown. A verdict counts for the answer that is there now and for
-no other: where the hash differs, it is stale, and null.
+the hash of the answer that it was shown. A verdict only counts for the present answer: if the hash
+differs, it is stale, and null.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from batchrun.core.evaluation.judges import COUNTS, SWAPPED, WINNER, in_pair
 from batchrun.core.request.chained_rows import HASHED, SOURCE_HASH, SOURCE_ROW, source_hash
 
 ANSWER = ("row", "status", *HASHED)
-"""The columns of results that an answer is known by."""
+"""The columns of results that identify an answer."""
 _VERDICT = (SOURCE_ROW, SOURCE_HASH, "status", "error_class", "content")
 UNPARSED = frozenset(("invalid_output", "truncated_output", "empty_output", "invalid_response"))
-"""Error classes of a judge that answered, but with nothing that can be read."""
+"""Error classes of a judge with an unreadable answer."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """What a judge's verdicts are, of the rows of a part or of a run.
+    """Counts of a judge's verdicts over the rows of a part or of a run.
 
-    ``rows`` are answers with a judgement of theirs. Of those, ``unparsed`` have no verdict that can
-    be read and ``failed`` no reply. ``stale`` judgements are of answers that are there no more,
-    ``missing`` are answers without a judgement, ``flips`` verdicts that changed with the order.
+    ``rows`` are answers with a judgement. Of those, ``unparsed`` have no readable verdict and
+    ``failed`` no reply. ``stale`` judgements are about earlier answers, ``missing`` are answers
+    without a judgement, ``flips`` verdicts that changed with the order.
     """
 
     rows: int = 0
@@ -58,12 +58,12 @@ class Counts:
         return self.rows - self.unparsed - self.failed
 
     def as_dict(self) -> dict[str, int]:
-        """For the summary; ``flips`` only where there are some."""
+        """For the summary; ``flips`` only if there are any."""
         return {name: getattr(self, name) for name in COUNTS}
 
 
 class _Line(NamedTuple):
-    """A judgement as the judge's results have it."""
+    """A judgement in the judge's results."""
 
     hash: str
     status: str
@@ -90,8 +90,8 @@ class Verdicts:
         self._groups: dict[str, list[_Group]] = {}
 
     def of_part(self, name: str) -> tuple[pa.Table, dict[str, Counts]]:
-        """The columns of the verdicts, a line for each row of a part of the results; and by judge
-        what they are. Raises ``DamagedError``.
+        """The columns of the verdicts, a line for each row of a part of the results; and the counts
+        by judge. Raises ``DamagedError``.
         """
         made = {one.judge.name: _Columns(one) for one in self._judges}
         for table in _groups(self._store, f"results/{name}", ANSWER):
@@ -151,7 +151,7 @@ class _Columns:
                 column.append(value_of(found.get(field_.name), field_.kind))
 
     def arrays(self) -> list[pa.Array]:
-        """The columns as Arrow has them."""
+        """The columns as Arrow arrays."""
         values = self.values or [[] for _ in self.planned.asked.fields]
         return [
             pa.array(column, one.type)
@@ -159,7 +159,7 @@ class _Columns:
         ]
 
     def _verdict(self, known: str | None, lines: Sequence[_Line]) -> Mapping[str, Any]:
-        """The verdict on an answer, empty where there is none; it is counted."""
+        """The verdict on an answer, empty if there is none; counts it."""
         counts = self.counts
         current = [line for line in lines if line.hash == known]
         counts.stale += any(line.hash != known for line in lines)
@@ -188,7 +188,7 @@ class _Columns:
 
 
 def verdict_of(line: Any) -> dict[str, Any] | None:
-    """The JSON object that a judge answered; None where it is none, or none came."""
+    """The JSON object that a judge answered; None if the answer is something else, or missing."""
     if line.status == "error" or line.content is None:
         return None
     try:
@@ -199,7 +199,7 @@ def verdict_of(line: Any) -> dict[str, Any] | None:
 
 
 def value_of(value: Any, kind: str) -> Any:
-    """A value as the column of its kind has it; None for one that does not fit."""
+    """A value converted to the column of its kind; None if it does not fit."""
     if kind == "boolean":
         return value if isinstance(value, bool) else None
     if kind == "text":

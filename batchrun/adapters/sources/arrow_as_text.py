@@ -1,8 +1,8 @@
-"""Arrow values as a template shows them.
+"""Arrow values as templates show them.
 
-Dates and times are ISO 8601 text, decimals their digits, a narrow float the shortest number that
-stands for it, a map an object. Bytes stay bytes. What Python cannot hold becomes the ``RowError``
-that says so, in place of the value, so that only a row that shows it is a bad row.
+Dates and times become ISO 8601 text, decimals their digits, a narrow float the shortest number that
+represents it, a map an object. Bytes stay bytes. A value that Python cannot represent is replaced
+by a ``RowError``, so that only a row that shows it is a bad row.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def template_values(column: pa.Array) -> list[Any]:
 
 
 def number(column: pa.Array) -> pa.Array:
-    """A column that is sent: JSON has no decimals but numbers."""
+    """A column that is sent as JSON, where decimals become numbers."""
     kind = column.type
     if not pa.types.is_decimal(kind):
         return column
@@ -47,7 +47,7 @@ def number(column: pa.Array) -> pa.Array:
 
 
 def example(kind: pa.DataType) -> Any:
-    """What values of a type are like, to tell which keys they have; None where that is open."""
+    """An example value of a type, which shows the keys it has; None if that is not known."""
     if pa.types.is_struct(kind):
         return {field.name: example(field.type) for field in kind}
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
@@ -75,7 +75,7 @@ def _has_nanoseconds(kind: pa.DataType) -> bool:
 
 
 def _nanoseconds(column: pa.Array) -> list[Any]:
-    """Most data in nanoseconds has none: then it reads as in any other unit."""
+    """Most data in nanosecond units has whole microseconds, and is shown like any other unit."""
     kind = column.type
     if pa.types.is_timestamp(kind):
         wider = pa.timestamp("us", kind.tz)

@@ -1,6 +1,6 @@
 """NaN and infinities in Arrow columns: null, at any depth; the types stay as they are.
 
-What a type cannot hold as null (a required field inside another) stays what it is.
+A value whose type has no null (a required field inside another) stays as it is.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _list(column: pa.Array) -> pa.Array:
 
 
 def _held(values: pa.Array, field: pa.Field) -> pa.Array:
-    """Values inside others, where the type leaves room for a null."""
+    """Nested values, if the type allows a null."""
     stuck = pa.types.is_floating(field.type) and not field.nullable
     return values if stuck else finite(values)
 

@@ -1,4 +1,4 @@
-"""What a run says of its columns when it starts: which are sent, and by whose rules."""
+"""The notice about columns when a run starts: which are sent, and by which rules."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def report_columns(
     sent: Sequence[str],
     carried: Sequence[str],
 ) -> None:
-    """Say which columns of the input are sent as request parameters, where any are, and where
-    earlier rules say what a row is. ``where`` is the run directory.
+    """Report which columns of the input are sent as request parameters, if any, and whether earlier
+    rules define what a row is. ``where`` is the run directory.
     """
     if given.reading.columns_are_data:
         if sent:

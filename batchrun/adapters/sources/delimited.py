@@ -1,13 +1,12 @@
-"""CSV: taken apart record by record, so that a broken one is one bad row.
+"""CSV, parsed record by record, so that a broken record is one bad row.
 
 The first record of a file names its columns. Columns that are named like parameters hold JSON text
-or plain values (``core.request.cells``), every other one is carried as text, whatever it looks
-like.
+or plain values (``core.request.cells``), every other one is carried as text.
 
-Quoting, where the format has it, is that of RFC 4180, strictly: text behind a closing quote, or a
-quote that is never closed, breaks a record. Its first line is then the bad row, and reading goes on
-at the next line, so that one stray quote does not swallow the rows behind it. Without quoting a
-quote is a character like any other, and every line is a record. Blank lines are no rows.
+Quoting, if the format has it, follows RFC 4180 strictly: text after a closing quote, or a quote
+that is never closed, breaks a record. Its first line is then the bad row, and reading continues at
+the next line, so that one stray quote does not swallow the rows after it. Without quoting, a quote
+is an ordinary character, and every line is a record. Blank lines are not rows.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ from batchrun.errors import InputError, InputLostError
 from batchrun.records import JsonObject, Position
 
 RECORD_BYTES_MAX = 16 * 2**20
-"""Python's parser holds a field at four bytes a character."""
+"""Python's parser keeps a field at four bytes per character."""
 
-# The default, 131,072 characters, is less than many prompts. It holds for the whole process, so it
-# is only ever raised.
+# The default, 131,072 characters, is less than many prompts. The limit is process-wide, so it is
+# only ever raised.
 csv.field_size_limit(max(csv.field_size_limit(), RECORD_BYTES_MAX))
 
 
@@ -47,7 +46,7 @@ class _TooLongError(Exception):
 
 
 class _Feed:
-    """Lines as the parser takes them, one record at a time."""
+    """Feeds lines to the parser, one record at a time."""
 
     def __init__(self, source: Iterator[Line | None]) -> None:
         self._source = source
@@ -58,7 +57,7 @@ class _Feed:
         self.is_text = True
 
     def firsts(self) -> Iterator[Line | None]:
-        """The lines at which records begin; None where more may come, but not at once."""
+        """The lines at which records begin; None if more may come, but not at once."""
         while True:
             if self._back:
                 yield self._back.popleft()
@@ -70,11 +69,11 @@ class _Feed:
             yield line
 
     def begin(self, first: Line) -> None:
-        """Let the parser begin a record at this line."""
+        """Make the parser begin a record at this line."""
         self._next, self.taken, self.size, self.is_text = first, [], 0, True
 
     def give_back(self) -> None:
-        """The record is broken: what it took behind its first line is read again."""
+        """The record is broken: read the lines after its first one again."""
         self._back.extendleft(reversed(self.taken[1:]))
 
     def __iter__(self) -> _Feed:
@@ -98,8 +97,8 @@ class _Feed:
 def records(
     source: Iterator[Line | None], dialect: Dialect, *, parse: bool = True
 ) -> Iterator[Line | None]:
-    """The records that some lines hold. Without ``parse`` only as many as there are, quickly: a
-    line without a quote is a record.
+    """The records in some lines. Without ``parse`` they are only counted, quickly: a line without a
+    quote is a record.
     """
     delimiter = dialect.delimiter
     feed = _Feed(source)
@@ -125,7 +124,7 @@ def records(
 
 
 def unquoted(source: Iterator[Line | None], dialect: Dialect) -> Iterator[Line | None]:
-    """The records of lines without quoting: each line that is not blank, cut at the delimiters."""
+    """The records without quoting: each line that is not blank, split at the delimiters."""
     delimiter = dialect.delimiter
     for line in source:
         if line is None:
@@ -195,11 +194,11 @@ class _Header(NamedTuple):
     sent: list[bool]
     mark: bytes
     made: tuple[str, ...]
-    """Those of the names that are not in the file."""
+    """The names that are not in the file."""
 
 
 class CsvReader(TextReader):
-    """Rows of CSV files, as ``reader.Reader`` describes."""
+    """``reader.Reader`` for CSV files."""
 
     def __init__(
         self,
@@ -215,8 +214,8 @@ class CsvReader(TextReader):
     ) -> None:
         """Read the headers. Raises ``InputError`` for one that names no columns.
 
-        Without ``looks`` a first line ``sep=;`` is a header like any other, and every column must
-        have a name there.
+        Without ``looks`` a first line ``sep=;`` is an ordinary header, and every column must have a
+        name.
         """
         super().__init__(files, source, carry, shard_rows, splitter)
         self._dialects = dialects
@@ -265,7 +264,7 @@ class CsvReader(TextReader):
         return _Header(names, [column in sent for column in names], mark, made)
 
     def _of_file(self, source: ByteSource, index: int, start: Position) -> Iterator[Line]:
-        """The records of a file without the pauses, its header among them."""
+        """The records of a file, including its header, without the pauses."""
         found = self._split(self._lines(source, index, start), index)
         return (record for record in found if record is not None)
 
@@ -305,7 +304,7 @@ class CsvReader(TextReader):
         return () if roles is None else roles.sent_of(names)
 
     def count(self, stop: Callable[[], bool]) -> int | None:
-        """Count the records behind the headers."""
+        """Count the records after the headers."""
         rows = 0
         source = FileBytes(self._files)
         folded = Folded()
@@ -325,7 +324,7 @@ class CsvReader(TextReader):
         return rows
 
     def remarks(self) -> list[str]:
-        """See ``reader.Reader``: of the whole input once it was counted."""
+        """See ``reader.Reader``: for the whole input once it was counted."""
         found = self._nameless()
         if self._quoted:
             return found + (self._counted or self._folded).remarks(self._files)
@@ -361,14 +360,14 @@ class CsvReader(TextReader):
         self._folded.note(record, len(header.names), self._dialects[record.file].delimiter)
 
     def fingerprint(self, record: Line) -> bytes:
-        """The header's mark and the record's text, or its length where it is over the limit."""
+        """The header's mark and the record's text, or its length if it is over the limit."""
         header = self._headers[record.file]
         assert header is not None
         data = record.data if record.data is not None else str(record.size).encode()
         return header.mark + data.rstrip(b"\r") + b"\n"
 
     def fields(self, record: Line) -> tuple[JsonObject | None, str | None]:
-        """A record's fields; of one with a broken parameter the data alone."""
+        """A record's fields; only the data if a parameter is broken."""
         header = self._headers[record.file]
         assert header is not None
         found = record.cells

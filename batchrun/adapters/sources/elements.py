@@ -1,9 +1,9 @@
-"""A JSON file that is an array of rows: cut into its elements, never more than one in memory.
+"""A JSON file that is an array of rows, cut into its elements, with at most one in memory.
 
-An element is found by its brackets and strings and parsed later, so that one with a fault inside
-is one bad row. Elements are numbered from 1: that is what messages name, and what a ``Position``
-counts as lines. Its offset is behind an element, where reading can begin again. A file that does
-not begin with ``[`` holds JSON lines.
+An element is found by its brackets and strings and parsed later, so that a faulty one is one bad
+row. Elements are numbered from 1, in messages and as the lines of a ``Position``, whose offset is
+after an element, where reading can begin again. A file that does not begin with ``[`` is JSON
+lines.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FLAT = re.compile(_IN, re.DOTALL)
 _QUICK = re.compile(
     rb"[ \t\r\n]*+(\{%s(?:[\[{]%s[\]}]%s)*+\})[ \t\r\n]*+," % (_IN, _IN, _IN), re.DOTALL
 )
-"""An object with at most one level of brackets inside, and the comma behind it: most elements."""
+"""An object with at most one level of brackets inside, and the comma after it: most elements."""
 
 _WRAPPED = re.compile(rb'"([^"\\]{1,100})"\s*:\s*\[\s*\{')
 _OPENING, _CLOSING, _QUOTE, _BACKSLASH, _COMMA = b"{[", b"]"[0], b'"'[0], b"\\"[0], b","[0]
@@ -41,7 +41,7 @@ _OWN = ("messages", "body")
 
 
 class _At(Enum):
-    """Where in the array the scanner is."""
+    """The scanner's state within the array."""
 
     START = auto()
     ELEMENT_OR_END = auto()
@@ -52,7 +52,7 @@ class _At(Enum):
 
 
 class _Scanner:
-    """Finds the elements in chunks of bytes. One is given when what follows it is known."""
+    """Finds the elements in chunks of bytes. One is returned when the byte after it is known."""
 
     def __init__(self, index: int, start: Position, bytes_max: int) -> None:
         self._index = index
@@ -132,7 +132,7 @@ class _Scanner:
         return None
 
     def _inside(self, chunk: bytes, place: int) -> int:
-        """Where the element ends in this chunk; -1 if it goes on."""
+        """The end of the element in this chunk; -1 if it continues."""
         if self._is_scalar:
             place = _end(_SCALAR, chunk, place)
             return place if place < len(chunk) else -1
@@ -182,9 +182,8 @@ class _Scanner:
         return self._line()
 
     def end(self) -> Iterator[Line]:
-        """The bad row that a file leaves which does not end with its array.
-
-        No row begins where a file ends: whoever goes on from there would find it once more.
+        """The bad row for a file that ends before its array does. Its position must not be the end
+        of the file: reading on from there would find it again.
         """
         if self._at is _At.INSIDE:
             self._problem = "the file ends inside of this element: it is cut off"
@@ -207,9 +206,8 @@ def _end(pattern: re.Pattern[bytes], chunk: bytes, place: int) -> int:
 def split(
     source: ByteSource, index: int, start: Position, *, bytes_max: int
 ) -> Iterator[Line | None]:
-    """The elements of one file from a position on; None where more may come, but not at once.
-
-    Raises ``InputLostError`` where the file cannot be read on.
+    """The elements of one file from a position on; None if more may come, but not at once. Raises
+    ``InputLostError`` if reading the file fails.
     """
     scanner = _Scanner(index, start, bytes_max)
     first = start.offset == 0
@@ -217,14 +215,15 @@ def split(
         if not chunk:
             yield None
             continue
-        # A mark is three spaces to the scanner, so that offsets stay those of the file.
+        # The scanner sees a byte-order mark as three spaces, so that offsets stay those of the
+        # file.
         yield from scanner.feed(b"   " + chunk[3:] if first and chunk.startswith(BOM) else chunk)
         first = False
     yield from scanner.end()
 
 
 class JsonReader(JsonlReader):
-    """Rows of JSON files, as ``reader.Reader`` describes: arrays, or lines."""
+    """``reader.Reader`` for JSON files: arrays, or lines."""
 
     def __init__(
         self,
@@ -236,7 +235,7 @@ class JsonReader(JsonlReader):
         *,
         nan_is_null: bool = True,
     ) -> None:
-        """Look at the first bytes of each file. Raises ``InputError`` for one that is an object
+        """Check the first bytes of each file. Raises ``InputError`` for one that is an object
         around the rows.
         """
         super().__init__(files, source, carry, shard_rows, splitter, nan_is_null=nan_is_null)
@@ -292,8 +291,8 @@ def _is_array(source: ByteSource, index: int, stamp: Stamp) -> bool:
 
 
 def _refuse_wrapped(stamp: Stamp, text: bytes, *, whole: bool) -> None:
-    """Raise ``InputError`` for one object that is written over several lines, or that holds the
-    rows as a list.
+    """Raise ``InputError`` for a single object that is written over several lines, or has the rows
+    as a list.
     """
     first, _, rest = text.partition(b"\n")
     first = first.rstrip()

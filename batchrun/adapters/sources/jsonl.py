@@ -1,7 +1,7 @@
-"""JSON lines: split by bytes, parsed row by row, never more than a block in memory.
+"""JSON lines: split by bytes, parsed row by row, with at most a block in memory.
 
-Lines end at LF (a CR before it goes with it); blank lines are no rows. A line that cannot be
-parsed, or is longer than ``LINE_BYTES_MAX``, is a bad row: reading goes on behind it.
+Lines end at LF (with an optional CR before it); blank lines are not rows. A line that cannot be
+parsed, or is longer than ``LINE_BYTES_MAX``, is a bad row, and reading continues after it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _count_lines(chunks: Iterator[bytes], stop: Callable[[], bool]) -> int | Non
 
 
 class JsonlReader(TextReader):
-    """Rows of JSONL files, as ``reader.Reader`` describes."""
+    """``reader.Reader`` for JSONL files."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class JsonlReader(TextReader):
         *,
         nan_is_null: bool = True,
     ) -> None:
-        """Without ``nan_is_null`` a line with a bare ``NaN`` is a bad row wherever it is."""
+        """Without ``nan_is_null`` a line with a bare ``NaN`` anywhere is a bad row."""
         super().__init__(files, source, carry, shard_rows, splitter)
         self._nan_is_null = nan_is_null
         self._seen = SeenColumns()
@@ -87,7 +87,7 @@ class JsonlReader(TextReader):
         return pa.schema([(name, _TYPES[kind]) for name, kind in kinds.items()])
 
     def _looked_at(self, rows: int | None) -> Iterator[Split]:
-        """The first rows told apart, and what is sent of them noted."""
+        """The first rows, split; notes which of their columns are sent."""
         roles = roles_of(self.split)
         prompted = roles is not None and roles.prompted
         for fields in islice(self.sample(), rows):
@@ -123,7 +123,7 @@ class JsonlReader(TextReader):
             )  # fmt: skip
 
     def fingerprint(self, record: Line) -> bytes:
-        """The line's text, or its length where it is over the limit."""
+        """The line's text, or its length if it is over the limit."""
         data = record.data if record.data is not None else str(record.size).encode()
         return data.strip() + b"\n"
 
@@ -148,8 +148,8 @@ class JsonlReader(TextReader):
         return fields, None
 
     def _with_nan(self, data: bytes) -> tuple[JsonObject, str | None] | None:
-        """The fields of a line that is not JSON but for ``NaN`` and infinities in it, which are
-        null, and which of what is sent holds one; None for any other line.
+        """The fields of a line that is JSON except for ``NaN`` and infinities, which become null,
+        and which of the sent fields contain one; None for any other line.
         """
         text = not_numbers.nulled(data)
         if text == data:
@@ -167,7 +167,7 @@ class JsonlReader(TextReader):
         return fields, f"`{odd}` holds NaN or an infinity, which JSON cannot hold"
 
     def carried_batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-        """The carried fields of some rows as columns; what does not fit is in ``extra``."""
+        """The carried fields of some rows as columns; fields that do not fit are in ``extra``."""
         assert self._carry is not None
         schema = self._carry.schema
         wanted = dict.fromkeys(self._carry.names)

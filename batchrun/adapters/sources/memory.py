@@ -1,8 +1,8 @@
-"""Input that is in memory, or comes from a program: dicts, Arrow data, data frames.
+"""Input in memory or from a program: dicts, Arrow data, data frames.
 
-Dicts become JSON and go the way of JSON Lines; Arrow data goes the way of Parquet. Data frames and
-data sets of other libraries come in through Arrow; none of those libraries is imported here.
-What can be read once is read once: see ``tape``.
+Dicts become JSON and are handled like JSON Lines, Arrow data like Parquet. Data frames and data
+sets of other libraries are converted to Arrow; none of those libraries is imported here. Iterators
+are read only once: see ``tape``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TEXT_SHOWN = 60
 """Characters of a text that a message shows."""
 _SUFFIX = re.compile(r"\.\w{1,8}(#.*)?$", re.DOTALL)
 FLUSH_S = 0.1
-"""Rows that come slowly are handed on after so long, not only by the block."""
+"""Rows that arrive slowly are passed on after this time, before a block is full."""
 
 
 def find(
@@ -61,8 +61,8 @@ def find(
 ) -> Input:
     """The input that a program gives, with the templates of ``plan`` applied to its rows.
 
-    A path or a list of paths are files. Raises ``UsageError`` for what is no rows, and
-    ``InputError`` for what holds none; for templates see ``opening.find``.
+    A path or a list of paths are files. Raises ``UsageError`` for something other than rows, and
+    ``InputError`` for empty input; for templates see ``opening.find``.
     """
     if isinstance(rows, (str, os.PathLike)):
         if _is_text(rows) and any(map(str.isspace, os.fspath(rows))):
@@ -93,7 +93,7 @@ def find(
         message = f"the input is a {type(rows).__name__}, which is neither files nor rows; {hint}"
         raise UsageError(message)
     name = f"<{type(rows).__name__}>"
-    # Nothing tells that rows in memory are still the same: they are always compared by value.
+    # Rows in memory have no stamp, so they are always compared by value.
     stamp = Stamp(name, 0, time.time_ns())
     kind = "jsonl" if isinstance(given, DictRows) else "parquet"
     splitter = splitter_of(kind, plan, reading)
@@ -117,7 +117,7 @@ def _is_text(item: object) -> bool:
 
 
 def _texts(what: str) -> UsageError:
-    """What to say of texts in the place of rows."""
+    """The message for texts given instead of rows."""
     return UsageError(
         f"{what}; a run takes files, or rows, which are dicts. If these are texts, make rows of "
         'them, and a prompt that shows them: batchrun.run([{"text": text} for text in texts], '
@@ -141,7 +141,7 @@ class MemoryInput(Input):
         )
 
     def count(self, stop: Callable[[], bool] = lambda: False) -> int | None:  # noqa: ARG002
-        """See ``Input``. Rows that come once are all taken in, and kept on the disk."""
+        """See ``Input``. Rows from an iterator are all read, and kept on disk."""
         if self.rows.known is None:
             rows = self.rows
             read = rows.lines if isinstance(rows, DictRows) else rows.batches
@@ -149,7 +149,7 @@ class MemoryInput(Input):
         return self.rows.known
 
     def _count_beside(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
-        """See ``Input``. Rows that come once are the other thread's: nothing is taken of them."""
+        """See ``Input``. Rows from an iterator belong to the other thread and are not read here."""
         return _counted(self.rows, None if self.picked is None else self.picked.end)
 
     def require_rows(self) -> None:
@@ -187,7 +187,7 @@ class DictRows:
         return first is not None and first.data == TEXT
 
     def lines(self, first: int, *, final: bool) -> Iterator[tuple[int, bytes]]:
-        """Row numbers and their JSON, or what is wrong with a row behind ``BAD``."""
+        """Row numbers and their JSON, or ``BAD`` followed by what is wrong with the row."""
         if self._sequence is not None:
             for row in range(first, len(self._sequence)):
                 yield row, as_json(self._sequence[row])
@@ -197,7 +197,7 @@ class DictRows:
 
 
 class DictReader(JsonlReader):
-    """Rows that are dicts, as ``reader.Reader`` describes."""
+    """``reader.Reader`` for dicts."""
 
     def __init__(
         self,
@@ -241,12 +241,12 @@ class DictReader(JsonlReader):
         return f"rows[{row.line - 1}]"
 
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
-        """The number of rows, or None while nobody knows it. See ``reader.Reader``."""
+        """The number of rows, or None while it is not known. See ``reader.Reader``."""
         return _counted(self._rows, self._limit)
 
 
 class ArrowReader(ParquetReader):
-    """Rows of Arrow data, as ``reader.Reader`` describes."""
+    """``reader.Reader`` for Arrow data."""
 
     def __init__(
         self,
@@ -296,12 +296,12 @@ class ArrowReader(ParquetReader):
         return f"rows[{row.line}]"
 
     def count(self, stop: Callable[[], bool]) -> int | None:  # noqa: ARG002 - it never waits
-        """The number of rows, or None while nobody knows it. See ``reader.Reader``."""
+        """The number of rows, or None while it is not known. See ``reader.Reader``."""
         return _counted(self._table, self._limit)
 
 
 def _counted(rows: DictRows | ArrowRows, limit: int | None) -> int | None:
-    """The number of rows; of rows that come once, at a limit, as many as were seen."""
+    """The number of rows; for an iterator stopped by a limit, as many as were read."""
     if rows.known is None and limit is not None and rows.seen >= limit:
         return rows.seen
     return rows.known

@@ -1,9 +1,9 @@
-"""A reader over an input that can be read once, such as standard input.
+"""A reader over an input that can be read only once, such as standard input.
 
-A resumed run is piped the same rows again. Everything is read from the start; what was read before
-is compared with what is recorded of it as it passes, and only the blocks that are asked for are
-handed on. No row is handed on before what was recorded around it was found equal: until then its
-block waits, beyond ``HELD_BYTES_MAX`` on the disk.
+A resumed run is piped the same rows again. Everything is read from the start; rows that were read
+before are compared with their recorded digests in passing, and only the requested blocks are passed
+on. No row is passed on before the digest that covers it was found equal: until then its block
+waits, on disk beyond ``HELD_BYTES_MAX``.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class OnePassReader(ReaderOver):
     def __init__(
         self, reader: Reader, pipe: Pipe, marks: Mapping[int, bytes], shard_rows: int
     ) -> None:
-        """``marks`` are the digests recorded, by the row behind the last one that each covers."""
+        """``marks`` are the recorded digests, by the row after the last one that each covers."""
         super().__init__(reader)
         self._pipe = pipe
         self._marks = marks
         self._shard_rows = shard_rows
         self._proven_at: dict[int, int] = {}
-        """By shard the last row that a digest covers."""
+        """By shard, the last row that a digest covers."""
         for mark in sorted(marks):
             self._proven_at[(mark - 1) // shard_rows] = mark
         self._rows: int | None = None
@@ -48,7 +48,7 @@ class OnePassReader(ReaderOver):
     ) -> Iterator[Block]:
         """See ``reader.Reader``.
 
-        Raises ``InputChangedError`` where the rows are not those of the earlier session.
+        Raises ``InputChangedError`` if the rows differ from those of the earlier session.
         """
         spans = tuple(spans)
         recorded = max(self._marks, default=0)
@@ -96,7 +96,7 @@ class OnePassReader(ReaderOver):
 
 
 class _Held:
-    """Blocks that wait, in order; beyond ``HELD_BYTES_MAX`` in a file without a name."""
+    """Blocks that wait, in order; beyond ``HELD_BYTES_MAX`` in an unnamed file."""
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(HELD_BYTES_MAX)  # noqa: SIM115 - closed by close
@@ -124,8 +124,8 @@ class _Held:
 
 
 def recorded_marks(journal: Journal) -> dict[int, bytes]:
-    """The digests that a run directory has of its input, by the row behind the last one they
-    cover: one of every published shard, one of every block that only a log has.
+    """The digests of the input in a run directory, by the row after the last one they cover: one
+    for every published shard, one for every block that only a log has.
     """
     size = journal.shard_rows
     marks = {}

@@ -1,4 +1,4 @@
-"""From the files a user names to one source, with its schema of carried columns."""
+"""Turns the files that a user names into one source, with its schema of carried columns."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from batchrun.records import Position, Span
 
 NOTHING: tuple[str, ...] = ()
 LOOKED_AT = 100
-"""Rows that tell which columns are sent, where nothing else has to be found out."""
+"""How many rows are read to find which columns are sent, if nothing else is needed."""
 
 NO_MODEL = (
     "no model: name one with --model (or request.model in the config file). It may be a template "
@@ -52,8 +52,8 @@ class Input:
     """The input of a run: its files as they were found, their format, how a row is split, and the
     rules it is read by.
 
-    ``pipe`` is input that can be read once, such as standard input. ``picked`` are the rows of a
-    sample, and ``spool`` has what came through a pipe for it.
+    ``pipe`` is input that can be read only once, such as standard input. ``picked`` are the rows of
+    a sample, and ``spool`` has the data of a pipe for it.
     """
 
     stamps: tuple[Stamp, ...]
@@ -64,16 +64,15 @@ class Input:
     picked: Sample | None = None
     spool: Spool | None = None
     notices: tuple[str, ...] = ()
-    """What to say of how it is read, before anything is."""
+    """Notices about how it will be read."""
     workbooks: Workbooks | None = None
     repeat: int = 1
     """How often each of its rows is sent."""
 
     def reader(self, carry: Carry | None, shard_rows: int) -> Reader:
-        """The reader of the format, which gives every row as often as it is sent. Without ``carry``
-        it can only tell its schema, and count the rows of the input.
-
-        Raises ``InputError`` for files that are not of the format or do not fit each other.
+        """The reader of the format, which yields every row as often as it is sent. Without
+        ``carry`` it can only return its schema, and count the rows of the input. Raises
+        ``InputError`` for files that are not of the format or do not match each other.
         """
         if carry is not None and self.repeat > 1:
             from batchrun.adapters.sources.repeating import RepeatingReader
@@ -82,8 +81,8 @@ class Input:
         return self._selected(carry, shard_rows)
 
     def _selected(self, carry: Carry | None, shard_rows: int, times: int = 1) -> Reader:
-        """The reader of the rows that are sent, of the whole input or a sample, each once. They
-        come in blocks small enough to have each row in them so many ``times``.
+        """The reader of the rows to send, from the whole input or a sample, each once. Its blocks
+        are small enough for each row to be repeated ``times`` times.
         """
         reader = self._reader(carry, shard_rows)
         reader.times = times
@@ -93,10 +92,10 @@ class Input:
         return SampledReader(reader, self.picked, self._count_beside)
 
     def shard_starts(self, carry: Carry, shard_rows: int) -> Iterator[tuple[int, Position]]:
-        """Where the input goes on behind each shard, and the number of the row there. Raises
+        """The position in the input after each shard, and the number of the row there. Raises
         ``InputLostError``.
         """
-        # With repeats a shard has the number that it has in the input, and as many rows more.
+        # With repeats, shards keep their numbers, and have more rows.
         reader = self._reader(carry, max(1, shard_rows // self.repeat))
         reader.picked = self.picked
         for row, end in reader.starts():
@@ -146,10 +145,9 @@ class Input:
         )
 
     def sampled(self, rows: int, seed: int) -> Input:
-        """A sample of this input: so many of its rows, or all where it has no more.
-
-        Raises ``InputError`` where they cannot be counted, and ``StorageError`` where what came
-        through a pipe cannot be kept.
+        """A sample of this input: that many of its rows, or all if it has no more. Raises
+        ``InputError`` if they cannot be counted, and ``StorageError`` if the data of a pipe cannot
+        be kept.
         """
         try:
             spool = self.spool if self.pipe is None else Spool(self.pipe)
@@ -164,7 +162,7 @@ class Input:
         return replace(self, pipe=None, spool=spool, picked=Sample.recorded(recorded))
 
     def sample_recorded(self) -> bytes | None:
-        """The rows of the sample, to be recorded; None where this is no sample."""
+        """The rows of the sample, to be recorded; None if this is not a sample."""
         return None if self.picked is None else self.picked.as_bytes()
 
     def is_of(self, recorded: object) -> bool:  # noqa: ARG002 - a source knows itself again
@@ -172,29 +170,29 @@ class Input:
         return False
 
     def recorded(self) -> dict[str, Any]:
-        """What a run records of its input besides its stamps, by key."""
+        """The values that a run records of its input besides its stamps, by key."""
         return {}
 
     def count(self, stop: Callable[[], bool] = lambda: False) -> int | None:
-        """The number of rows of an input that is no sample, counted now; None where ``stop`` said
-        so before it was known. Raises ``InputLostError``.
+        """The number of rows of an input that is not a sample, counted now; None if ``stop``
+        returned true before it was known. Raises ``InputLostError``.
         """
         stamps = self.stamps if self.spool is None else (self.spool.stamp,)
         return replace(self, stamps=stamps, spool=None).reader(None, 1).count(stop)
 
     @property
     def has_extra(self) -> bool:
-        """Whether fields may come that fit no column."""
+        """Whether there may be fields that fit no column."""
         return self.kind in JSON
 
     def carry(self, wanted: str | tuple[str, ...], shard_rows: int) -> Carry:
-        """The columns that are carried, and what is known of those that are sent. Raises
-        ``InputError``, or ``UsageError`` for a column that is not there.
+        """The columns that are carried, and those known to be sent. Raises ``InputError``, or
+        ``UsageError`` for a missing column.
         """
         try:
             reader = self.reader(None, shard_rows)
             if wanted == "none" and self.kind != KIND:
-                # A pipe's first rows need not be waited for: one tells what is sent.
+                # Do not wait for more rows of a pipe: one shows what is sent.
                 schema, sent = pa.schema([]), NOTHING
                 with contextlib.suppress(InputLostError):
                     sent = reader.sent(1 if self.pipe else LOOKED_AT)
@@ -210,7 +208,7 @@ class Input:
         self, schema: pa.Schema, wanted: str | tuple[str, ...], kept: Collection[str] = ()
     ) -> Carry:
         """The columns of the results that are not the answer's, out of those of the input: see
-        ``reader.choose``; with repeats also the two that tell these apart.
+        ``reader.choose``; with repeats also the two that number these.
         """
         own = tuple(reserved_by(self.splitter))
         if self.repeat == 1:
@@ -222,11 +220,11 @@ class Input:
         return with_repeats(carry, self.repeat)
 
     def require_model(self, settings: Settings, *, of_rows: bool = True) -> None:
-        """Make sure that some row has a model, where the settings have none. Without ``of_rows``
-        rows that bring their own messages may all lack one.
+        """Check that some row has a model, if the settings have none. Without ``of_rows``, rows
+        with their own messages may all lack one.
 
-        Raises ``UsageError``: nothing of such an input could be sent. JSON rows are looked at as
-        far as the first that has one, at most as many as fix the carried columns.
+        Raises ``UsageError``: nothing of such an input could be sent. JSON rows are read up to the
+        first that has one, at most as many as determine the carried columns.
         """
         if settings.has_model or not self.reading.columns_are_data:
             return
@@ -238,7 +236,7 @@ class Input:
                 body = apart(dict(fields)).body
                 if body is None:
                     continue
-                # What a table holds in `extra_body` is seen row by row.
+                # The `extra_body` of a table is only known row by row.
                 if "model" in body or (self.kind == "parquet" and "extra_body" in fields):
                     return
                 some = True
@@ -246,8 +244,8 @@ class Input:
                 raise UsageError(NO_MODEL)
 
     def require_messages(self) -> None:
-        """Raise ``InputError`` for a table whose columns make no request, where nothing makes one
-        of them.
+        """Raise ``InputError`` for a table whose columns do not make a request, without a template
+        that does.
         """
         if self.kind == "jsonl":
             return
@@ -283,8 +281,8 @@ def find(
     """The input that a user names: files, globs, directories, addresses, or ``-`` for standard
     input; with the templates of ``plan`` applied to its rows.
 
-    Raises ``InputError`` for what cannot be read or is no rows, ``UsageError`` for a template that
-    names a column which is not there, or that no row can render.
+    Raises ``InputError`` for input that cannot be read or has no rows, ``UsageError`` for a
+    template that names a missing column, or that no row can render.
     """
     found = _found(names, given_format, plan, reading)
     found.require_rows()
@@ -349,7 +347,7 @@ def shaped(found: Input, plan: Plan) -> Input:
         shaper = plan.shaper(sample, read_file, roles_of(found.splitter))
     except InputLostError as error:
         raise InputError(str(error)) from error.__cause__
-    if not plan.renders:  # it says what columns are for, and the splitter there is knows
+    if not plan.renders:  # it only assigns columns, which the present splitter knows
         return found
     replace(found, splitter=shaper.strict()).require_rows()
     return replace(found, splitter=shaper)

@@ -2,8 +2,8 @@
 
 The body comes from a ``body`` column (OpenAI Batch lines), or from the columns that are named like
 parameters; both as nested Arrow values or as JSON text. Every other column is carried with its
-exact type, and is there for templates to show. Files whose schemas differ are unified where Arrow
-can widen the types, else refused.
+exact type, and can be shown by templates. Files with different schemas are unified if Arrow can
+widen the types, else refused.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _Batches = Iterator[tuple[pa.RecordBatch, int, Sequence[int]]]
 
 
 class ParquetReader:
-    """Rows of Parquet files, as ``reader.Reader`` describes."""
+    """``reader.Reader`` for Parquet files."""
 
     def __init__(
         self,
@@ -58,20 +58,19 @@ class ParquetReader:
         *,
         nan_is_null: bool = True,
     ) -> None:
-        """Read the footers. Raises ``InputError`` for what is not Parquet or does not unify.
-
-        Without ``nan_is_null`` a NaN is a value like any other where it is carried or shown.
+        """Read the footers. Raises ``InputError`` for files that are not Parquet or cannot be
+        unified. Without ``nan_is_null`` a NaN is carried or shown like any other value.
         """
         self._files = files
         self._carry = carry
         self._shard_rows = shard_rows
         self.split = splitter
         self.picked: Sample | None = None
-        """The rows that are read, where not all are."""
+        """The rows to read, if not all."""
         self.times = 1
-        """How often each row is sent: a block is so much smaller."""
+        """How often each row is sent: blocks are smaller by this factor."""
         self._going_on: tuple[Position, _Batches] | None = None
-        """Where the last span ended, and what comes behind it, decoded already in part."""
+        """The end of the last span, and the partly decoded rows after it."""
         schemas, self._rows = self._known()
         self._own = [frozenset(schema.names) for schema in schemas]
         schemas = [
@@ -83,7 +82,8 @@ class ParquetReader:
         roles = roles_of(splitter)
         self._names = tuple(names)
         self._numbers = frozenset() if roles is None else roles.sends
-        # What templates show, and what `--send` names; other parameters they see as they are sent.
+        # The columns that templates show, and those of `--send`; templates see other parameters as
+        # they are sent.
         self._shown = needs_of(splitter) & set(self._schema.names)
         self._read = self._sent | self._shown | set(carry.names if carry else ())
         self._floats = frozenset(
@@ -100,7 +100,7 @@ class ParquetReader:
         return self._schema
 
     def sample(self) -> Iterator[dict[str, Any]]:
-        """See ``reader.Reader``: one row, made up from the schema."""
+        """See ``reader.Reader``: one example row made from the schema."""
         parsed = _PARSED if roles_of(self.split) is None else _PARSED & self._sent
         yield {
             field.name: None if field.name in parsed else arrow_as_text.example(field.type)
@@ -121,7 +121,7 @@ class ParquetReader:
         return []
 
     def starts(self) -> Iterator[tuple[int, Position]]:
-        """See ``PickingReader``: by the footers."""
+        """See ``PickingReader``. Uses the footers."""
         rows, picked = sum(self._rows), self.picked
         if picked is not None:
             rows = picked.below(rows)
@@ -174,8 +174,8 @@ class ParquetReader:
                 return
 
     def _batches_from(self, span: Span, row: int) -> _Batches:
-        """The batches from the span's start on. Where the last one ended there, it is gone on
-        with: a process of a fleet reads one shard after the other, and a row group holds many.
+        """The batches from the span's start on. If the last span ended there, its reading
+        continues: a process of a fleet reads one shard after the other, and a row group has many.
         """
         going_on, self._going_on = self._going_on, None
         final = span.last is None
@@ -206,7 +206,7 @@ class ParquetReader:
                 raise InputLostError(message) from error
 
     def in_folders(self, batch: pa.RecordBatch, index: int) -> pa.RecordBatch:
-        """A batch of a file, with the columns that its folders name and the file has not."""
+        """A batch of a file, with the columns that its folders name and the file lacks."""
         for name, value in self._files[index].folders:
             if name in self._read and name not in self._own[index]:
                 kept = cells.of_folder(name, value) if name in self._sent else value
@@ -215,8 +215,8 @@ class ParquetReader:
         return batch
 
     def _aligned(self, file: pq.ParquetFile, skip: int) -> Iterator[pa.RecordBatch]:
-        """Batches from row ``skip`` on. Their borders depend on the row groups alone, not on
-        where reading began, so that a shard's digest can be computed again.
+        """Batches from row ``skip`` on. Their borders only depend on the row groups, not on where
+        reading began, so that a shard's digest can be computed again.
         """
         present = self._present(file.schema_arrow.names)
         for index in range(file.metadata.num_row_groups):
@@ -234,9 +234,7 @@ class ParquetReader:
                 skip = max(0, skip - batch.num_rows)
 
     def _present(self, names: Sequence[str]) -> list[str]:
-        """Which of some columns are read. Without any of them there are still rows: one column
-        is read to count them.
-        """
+        """The columns to read. If there are none, one column is read to count the rows."""
         return [name for name in names if name in self._read] or list(names[:1])
 
     def _blocks(
@@ -248,7 +246,7 @@ class ParquetReader:
         lines: Sequence[int],
         digest: Digest,
     ) -> Iterator[Block]:
-        """A batch as one block, or several where files are read for its rows. ``lines`` are the
+        """A batch as one block, or several if files are read for its rows. ``lines`` are the
         numbers of its rows in the file.
         """
         sent = [name for name in batch.schema.names if name in self._sent]
@@ -342,7 +340,7 @@ class ParquetReader:
 
 
 def _and_folders(schema: pa.Schema, stamp: Stamp) -> pa.Schema:
-    """A file's columns, and behind them as text those that only its folders name."""
+    """A file's columns, followed by those that only its folders name, as text."""
     for name, _ in stamp.folders:
         if name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))
@@ -358,7 +356,7 @@ def _all(
 
 
 class Digest:
-    """The digest of a shard's rows so far: by value, whatever batches they come in."""
+    """The digest of a shard's rows so far, by value, independent of batches."""
 
     def __init__(self) -> None:
         self.body = hashlib.sha256()
@@ -379,7 +377,7 @@ class Digest:
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """A column's values as Python values whose repr tells them apart."""
+    """A column's values as Python values with distinct reprs."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _values(column.dictionary_decode())
@@ -397,7 +395,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _opened(stamp: Stamp) -> pq.ParquetFile:
-    """A file opened for reading a little at a time."""
+    """A file opened for reading in small pieces."""
     local = local_path(stamp.path)
     if local is not None:
         # Arrow writes a name as UTF-8; bytes are the name as it is.
@@ -429,8 +427,8 @@ def _footers(files: Sequence[Stamp]) -> tuple[list[pa.Schema], list[int]]:
 def _unified(
     files: Sequence[Stamp], schemas: Sequence[pa.Schema], sent: Collection[str]
 ) -> pa.Schema:
-    """The data columns of all files, each as wide as every file needs it. Columns that are sent
-    need no common type. Raises ``InputError`` naming the column that has none.
+    """The data columns of all files, each with a type wide enough for every file. Columns that are
+    sent need no common type. Raises ``InputError`` naming a column without one.
     """
     fields: dict[str, pa.Field] = {}
     for stamp, schema in zip(files, schemas, strict=True):

@@ -1,4 +1,4 @@
-"""Reading ahead: the synchronous reader runs in a thread, a few blocks before the engine."""
+"""Reading ahead: the synchronous reader runs in a thread, a few blocks ahead of the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AHEAD_BLOCKS = 2
 
 
 class ReadAhead:
-    """``ports.Source`` over a reader. The thread waits when it is far enough ahead."""
+    """``ports.Source`` over a reader. The thread pauses when it is far enough ahead."""
 
     def __init__(self, reader: Reader, *, limit: int | None) -> None:
         self._reader = reader

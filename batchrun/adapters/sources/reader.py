@@ -1,4 +1,4 @@
-"""What every reader of an input format offers, and which of its columns are carried."""
+"""The protocol of input readers, and the choice of carried columns."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Reader(Protocol):
     """The rows of the input files, read synchronously."""
 
     def schema(self) -> pa.Schema:
-        """The carried columns as the input has them, before they are chosen and renamed."""
+        """The input's columns that can be carried, before they are chosen and renamed."""
         ...
 
     def sample(self) -> Iterator[Mapping[str, Any]]:
-        """Rows that tell which columns there are, and which keys inside them: the first ones, or
-        one that the input's schema stands for.
+        """Rows that show the columns and the keys inside them: the first rows, or an example made
+        from the input's schema.
         """
         ...
 
     def sent(self, rows: int) -> tuple[str, ...]:
-        """The columns that are sent as request parameters, as the input's schema says; of JSON
-        rows those that ``schema`` saw, or the first ``rows``.
+        """The columns that are sent as request parameters, according to the input's schema; for
+        JSON rows those found by ``schema``, or in the first ``rows`` rows.
         """
         ...
 
@@ -43,28 +43,28 @@ class Reader(Protocol):
         ...
 
     def where(self, row: Row) -> str:
-        """Where a row stands, for a message: its file and line."""
+        """A row's file and line, for a message."""
         ...
 
     def remarks(self) -> list[str]:
-        """What the user should hear of the input, as far as it was read or counted."""
+        """Notices about the input that was read or counted so far."""
         ...
 
     def count(self, stop: Callable[[], bool]) -> int | None:
-        """The number of rows, or None if ``stop`` said so before it was known, or if it is not
-        known yet: a pipe tells at its end.
+        """The number of rows, or None if ``stop`` returned true before it was known, or if it is
+        not known yet: for a pipe it is known at its end.
         """
         ...
 
 
 class ReaderOver:
-    """What a reader passes on that changes the blocks of another one."""
+    """Base of readers that change the blocks of another one."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
     def schema(self) -> pa.Schema:
-        """See ``Reader``: that of the input."""
+        """See ``Reader``: the input's schema."""
         return self._reader.schema()
 
     def sample(self) -> Iterator[Mapping[str, Any]]:
@@ -86,7 +86,7 @@ class ReaderOver:
 
 @dataclass(frozen=True, slots=True)
 class Carry:
-    """Which carried columns are kept, and what they are called in the results."""
+    """The carried columns, and their names in the results."""
 
     schema: pa.Schema
     """As published: output names, exact types."""
@@ -95,8 +95,9 @@ class Carry:
     everything: bool
     """Whether fields without a column are kept too, in ``extra`` (JSON rows)."""
     sent: tuple[str, ...] = ()
-    """Columns of the input that are sent as request parameters, as far as they are known when it
-    is opened: in JSON rows those of the first ones."""
+    """Columns of the input known to be sent as request parameters when it is opened: for JSON,
+    those of the first rows.
+    """
 
 
 def choose(
@@ -107,12 +108,11 @@ def choose(
     kept: Collection[str] = (),
     taken: Collection[str] = (),
 ) -> Carry:
-    """Apply ``--carry`` to the columns the input has, and name them for the results. ``kept`` are
-    the names of carried columns in a run that is there: it may have one that only a later version
-    gave to a column of its own. ``taken`` are names that this run gives to columns besides those
-    of every run.
+    """Apply ``--carry`` to the columns of the input, and name them for the results. ``kept`` are
+    the names of carried columns in an existing run: one may be a name that a later version uses for
+    a fixed column. ``taken`` are names that this run uses for additional columns.
 
-    Raises ``UsageError`` for a column that is not there.
+    Raises ``UsageError`` for a missing column.
     """
     if carry == "all":
         names = schema.names

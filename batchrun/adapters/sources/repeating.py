@@ -1,12 +1,12 @@
 """``--repeat K``: every row of a source K times, whatever the source.
 
-The reader below gives each row once, in shards of a K-th of the size; here it is handed on K times,
-under numbers of its own, with the columns ``repeat_of`` and ``repeat``. Shards have the same
-numbers in both, and their digests and positions stay those of the input, so that everything that
-skips, compares and resumes works as it does without repeats.
+The reader below yields each row once, in shards of a K-th of the size; here it is passed on K
+times, with new numbers and the columns ``repeat_of`` and ``repeat``. Shards have the same numbers
+in both, and their digests and positions are those of the input, so that skipping, comparing and
+resuming work as without repeats.
 
-A block ends behind a whole row, except where it holds one row alone: that may be split, each piece
-with the digest of the whole row.
+A block ends after all repeats of a row, except that a block with a single row may be split, each
+piece with the digest of the whole row.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _new = tuple.__new__  # half the time of a named tuple's own ways
 
 
 class Single(Protocol):
-    """Makes the reader of a source that gives each row once."""
+    """Makes the reader of a source that yields each row once."""
 
     def __call__(self, carry: Carry, shard_rows: int, times: int) -> Reader:
-        """Blocks are small enough to have each row in them so many ``times``."""
+        """Blocks are small enough for each row to be repeated ``times`` times."""
         ...
 
 
 def with_repeats(carry: Carry, times: int) -> Carry:
-    """What is carried, and the columns that tell repeats apart."""
+    """The carried columns, and those that number repeats."""
     return replace(carry, schema=part_schema.with_repeats(carry.schema, times))
 
 
@@ -47,8 +47,8 @@ class RepeatingReader(ReaderOver):
     """``reader.Reader`` over the rows of another one, each ``times`` times."""
 
     def __init__(self, single: Single, carry: Carry, shard_rows: int, times: int) -> None:
-        """``carry`` and ``shard_rows`` are those of the results: a shard holds whole rows of the
-        input, unless it is smaller than one.
+        """``carry`` and ``shard_rows`` are those of the results: a shard has whole rows of the
+        input with all repeats, unless it is smaller than that.
         """
         own = len(part_schema.REPEAT_NAMES)
         inner = replace(carry, schema=pa.schema(list(carry.schema)[:-own]))
@@ -76,7 +76,7 @@ class RepeatingReader(ReaderOver):
                 yield piece
 
     def _pieces(self, block: Block, borders: Sequence[int]) -> Iterator[Block]:
-        """The repeats of a block's rows: one block, several only of a single row."""
+        """The repeats of a block's rows: one block, or several for a single row."""
         times = self._times
         first, end = block.first_row * times, (block.first_row + len(block.rows)) * times
         shard_first = (block.first_row + len(block.rows) - block.rows_read) * times

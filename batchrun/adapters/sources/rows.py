@@ -1,7 +1,7 @@
-"""What readers of text formats share: lines become rows, rows become blocks.
+"""Shared by readers of text formats: lines become rows, rows become blocks.
 
-A format says where its records are and what fields one has; here rows are numbered, shards begun
-and ended, and what was read is fingerprinted.
+A format finds its records and their fields; this module numbers rows, begins and ends shards, and
+computes the fingerprint of what was read.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ class TextReader(ABC):
         self._shard_rows = shard_rows
         self.split = splitter
         self.picked: Sample | None = None
-        """The rows that are read, where not all are."""
+        """The rows to read, if not all."""
         self.times = 1
-        """How often each row is sent: a block is so much smaller."""
+        """How often each row is sent: blocks are smaller by this factor."""
         self.told, self.mark = self.fields, self.fingerprint
         if any(stamp.folders for stamp in files):
             self._folders = [_typed(stamp.folders, splitter) for stamp in files]
             self.told, self.mark = self._fields_and_folders, self._mark_and_folders
 
     def _fields_and_folders(self, record: Line) -> tuple[JsonObject | None, str | None]:
-        """A record's fields, and those that its folders name; what the record has itself wins."""
+        """A record's fields, and those that its folders name; the record's own fields win."""
         fields, problem = self.fields(record)
         if fields is not None:
             more = self._folders[record.file]
@@ -67,7 +67,7 @@ class TextReader(ABC):
         return repr(self._files[record.file].folders).encode() + self.fingerprint(record)
 
     def columns_of_folders(self) -> list[str]:
-        """The columns that folders name and that are carried, in the order of the files."""
+        """The carried columns that folders name, in the order of the files."""
         names = dict.fromkeys(name for stamp in self._files for name, _ in stamp.folders)
         sent = sent_columns(tuple(names), self.split)
         return [name for name in names if name not in sent]
@@ -94,17 +94,17 @@ class TextReader(ABC):
 
     @abstractmethod
     def _records(self, start: Position, *, final: bool = False) -> Iterator[Line | None]:
-        """The records from a position on; None where more may come, but not at once. After a
-        ``final`` call nothing is read again.
+        """The records from a position on; None if more may come, but not at once. After a ``final``
+        call nothing is read again.
         """
 
     @abstractmethod
     def fields(self, record: Line) -> tuple[JsonObject | None, str | None]:
-        """A record's fields as far as they can be told, and what is wrong with it."""
+        """A record's fields as far as they can be parsed, and what is wrong with it."""
 
     @abstractmethod
     def fingerprint(self, record: Line) -> bytes:
-        """What tells a record from an edited one."""
+        """The bytes by which an edited record is recognised."""
 
     @abstractmethod
     def carried_batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
@@ -176,12 +176,12 @@ class TextReader(ABC):
 
 
 def behind(record: Line) -> Position:
-    """Where the input goes on after a record."""
+    """The position in the input after a record."""
     return Position(record.file, record.end, record.number + record.lines - 1)
 
 
 def _typed(folders: Folders, splitter: Splitter) -> JsonObject:
-    """The columns that folders name, as cells of a CSV: a parameter is what its text says."""
+    """The columns that folders name, treated as CSV cells: the text of a parameter is parsed."""
     sent = sent_columns([name for name, _ in folders], splitter)
     return {
         name: cells.of_folder(name, value) if name in sent else value for name, value in folders
@@ -205,7 +205,7 @@ class _Draft:
         self._carried: list[Mapping[str, Any]] = []
         self._bytes = 0
         self.full = False
-        """Whether the block should be handed on."""
+        """Whether the block should be passed on."""
         self._last: Line | None = None
         if fresh_shard:
             self._digest = hashlib.sha256()
@@ -233,7 +233,7 @@ class _Draft:
         self.full = len(rows) >= self._rows_max or self._bytes >= self._bytes_max
 
     def block(self, shard: int, shard_rows: int) -> Block:
-        """The block as filled so far."""
+        """The block so far."""
         last = self._last
         assert last is not None
         return Block(

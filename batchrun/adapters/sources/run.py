@@ -1,8 +1,8 @@
-"""The results of another run as input (``--from``): one row per selected row of it, in its order.
+"""The results of another run as input (``--from``): one row per selected row, in the same order.
 
-Parts are read one after the other, a row group at a time, and only the columns that are carried, or
-that templates show. A row's place is the number of its part and its row in the run, so that reading
-can begin at any shard of the new run. Nothing of an answer is sent as a parameter.
+Parts are read one after the other, one row group at a time, and only the columns that are carried,
+or that templates show. A row's position is the number of its part and its row in the run, so that
+reading can begin at any shard of the new run. Nothing of an answer is sent as a parameter.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ from batchrun.records import Block, Position, Row, Span
 
 Messages = Callable[[Sequence[int], Sequence[str | None]], Sequence[Any]]
 """The messages of the requests of some rows, given their request hashes; None for a row that was
-never sent. Raises ``InputLostError`` where they cannot be found."""
+never sent. Raises ``InputLostError`` if they cannot be found.
+"""
 ANY = "any"
 _TYPES = dict(part_schema.RESULT_FIELDS)
 _EXAMPLE_CALL = {"id": "", "type": "", "name": "", "arguments": ""}
@@ -54,8 +55,8 @@ OWN = (pa.field(SOURCE_ROW, pa.int64()), pa.field(SOURCE_HASH, pa.string()))
 
 @dataclass(frozen=True, slots=True)
 class RunSource:
-    """Another run as it was found: the names of its parts of results, what its rows carry, and
-    which of them are wanted (``ok``, ``error`` or ``any``). ``run`` is its id, where that is known;
+    """Another run as input: the names of its parts of results, the columns that its rows carry, and
+    which rows are selected (``ok``, ``error`` or ``any``). ``run`` is its id, if known;
     ``messages`` finds the messages of its requests.
     """
 
@@ -71,7 +72,7 @@ class RunSource:
 
 @dataclass(frozen=True, slots=True)
 class RunInput(Input):
-    """An ``Input`` that is the results of another run. ``fields`` are those of ``row`` that
+    """An ``Input`` made from the results of another run. ``fields`` are the fields of ``row`` that
     templates show.
     """
 
@@ -91,7 +92,7 @@ class RunInput(Input):
 
     @property
     def _taken(self) -> tuple[str, ...]:
-        """The names that ``--repeat`` gives to columns of this run."""
+        """The columns that ``--repeat`` adds to this run."""
         return part_schema.REPEAT_NAMES if self.repeat > 1 else ()
 
     def is_of(self, recorded: object) -> bool:
@@ -103,23 +104,23 @@ class RunInput(Input):
 
     @property
     def own(self) -> tuple[pa.Field, ...]:
-        """The columns that tell where a row comes from; they are carried in any case."""
+        """The columns that identify a row's source; they are always carried."""
         return OWN
 
     def recorded(self) -> dict[str, Any]:
-        """See ``Input``: where the source is, and its id."""
+        """See ``Input``: the place of the source, and its id."""
         return {SOURCE: {"directory": self.source.directory, "run": self.source.run}}
 
     def choose(
         self, schema: pa.Schema, wanted: str | tuple[str, ...], kept: Collection[str] = ()
     ) -> Carry:
-        """See ``Input``. What identifies a row is carried in any case."""
+        """See ``Input``. The columns that identify a row are always carried."""
         names = wanted
         if isinstance(wanted, tuple) or wanted == "none":
             named = wanted if isinstance(wanted, tuple) else ()
             names = tuple(dict.fromkeys([*named, *(each.name for each in self.own)]))
         found = choose(schema, names, with_extra=False, kept=kept, taken=self._taken)
-        # What fitted no column of the first run of a chain goes along under its own name.
+        # Fields that fitted no column of the first run of a chain are carried under their own name.
         fields = [
             each.with_name(name) if name == part_schema.EXTRA else each
             for name, each in zip(found.names, found.schema, strict=True)
@@ -142,10 +143,9 @@ class RunInput(Input):
 
 
 def run_input(source: RunSource, stamps: Sequence[Stamp], plan: Plan) -> RunInput:
-    """The input that the results of a run are, with the templates of ``plan`` applied to its rows.
-
-    Raises ``InputError`` for a selection without a row, ``UsageError`` for a template that names
-    what is not there.
+    """The results of a run as an input, with the templates of ``plan`` applied to its rows. Raises
+    ``InputError`` for a selection without a row, ``UsageError`` for a template with an unknown
+    field.
     """
     used = fields_used(plan.templates.paths, plan.templates.whole)
     splitter = splitter_of(KIND, plan, NOW)
@@ -166,10 +166,10 @@ def run_input(source: RunSource, stamps: Sequence[Stamp], plan: Plan) -> RunInpu
 
 
 class RunReader(ParquetReader):
-    """Rows that are the results of another run, as ``reader.Reader`` describes."""
+    """``reader.Reader`` for the results of another run."""
 
     own: tuple[pa.Field, ...] = OWN
-    """The columns that tell where a row comes from."""
+    """The columns that identify a row's source."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class RunReader(ParquetReader):
         *,
         taken: Sequence[str] = (),
     ) -> None:
-        """``taken`` are names that carried columns make way for. Raises ``InputError`` for a part
+        """``taken`` are names that carried columns must not use. Raises ``InputError`` for a part
         that cannot be read.
         """
         self._source = source
@@ -207,12 +207,12 @@ class RunReader(ParquetReader):
             yield row | {ROW: self.example()}
 
     def example(self) -> dict[str, Any]:
-        """An answer as templates see it, made up."""
+        """An example answer in the form that templates see."""
         answer: dict[str, Any] = dict.fromkeys(FIELDS, "")
         return answer | {"tool_calls": [_EXAMPLE_CALL], MESSAGES: None}
 
     def count(self, stop: Callable[[], bool]) -> int | None:
-        """The number of selected rows: their status is read, and nothing else."""
+        """The number of selected rows; only their status is read."""
         rows = 0
         for index in range(len(self._parts_of)):
             if stop():
@@ -227,7 +227,7 @@ class RunReader(ParquetReader):
         return rows
 
     def starts(self) -> Iterator[tuple[int, Position]]:
-        """See ``PickingReader``: numbers and status of the rows are read, and nothing else."""
+        """See ``PickingReader``. Only numbers and status of the rows are read."""
         rows, picked, size = self.count(lambda: False) or 0, self.picked, self._shard_rows
         if picked is not None:
             rows = picked.below(rows)
@@ -336,7 +336,7 @@ class RunReader(ParquetReader):
         return batch if all(kept) else batch.filter(pa.array(kept, pa.bool_()))
 
     def _as_input(self, results: pa.RecordBatch) -> pa.RecordBatch:
-        """Results as rows of the input: the columns that are read, by the names they have here."""
+        """Results as rows of the input: the columns that are read, under the names of this run."""
         found = {"custom_id": column_of(results, "custom_id"), SOURCE_ROW: results.column("row")}
         for own, name in zip(self._source.carried.names, self._renamed, strict=True):
             if own in results.schema.names and name in self._read:
@@ -378,7 +378,7 @@ class RunReader(ParquetReader):
 
 
 def column_of(results: pa.RecordBatch, name: str) -> pa.Array:
-    """A column of results; nulls where an earlier version did not write it."""
+    """A column of results; nulls if an earlier version did not write it."""
     if name in results.schema.names:
         return results.column(name)
     return pa.nulls(results.num_rows, _TYPES[name])

@@ -1,8 +1,8 @@
 """``--sample``: a run over some rows of its input, chosen by a seed.
 
 The rows are chosen once, by their numbers in the whole input, and recorded in the run directory.
-From then on the sample is the input: its rows are numbered from 0, in input order, and readers pass
-over everything between them without parsing it.
+From then on the sample is the input: its rows are numbered from 0, in input order, and readers skip
+everything between them without parsing it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Sample:
 
     @classmethod
     def drawn(cls, rows: int, wanted: int, seed: int) -> Sample:
-        """``wanted`` of ``rows`` rows, each as likely as any other; all where there are no more.
-        The same for the same three numbers.
+        """``wanted`` of ``rows`` rows, each equally likely; all if there are no more. Deterministic
+        for the same three arguments.
         """
         if wanted >= rows:
             return cls(range(rows))
@@ -44,7 +44,7 @@ class Sample:
 
     @classmethod
     def recorded(cls, data: bytes) -> Sample:
-        """The sample that ``as_bytes`` gave."""
+        """The sample from the bytes of ``as_bytes``."""
         found = cls(())
         found._numbers.frombytes(data)
         found._swap()
@@ -65,22 +65,22 @@ class Sample:
 
     @property
     def end(self) -> int:
-        """The number of the input row behind its last one."""
+        """The number of the input row after its last one."""
         return self.behind(len(self))
 
     def below(self, rows: int) -> int:
-        """How many of its rows there are in an input of so many rows."""
+        """How many of its rows exist in an input of ``rows`` rows."""
         return bisect_left(self._numbers, rows)
 
     def behind(self, row: int) -> int:
-        """The number of the input row behind the sample's row before ``row``: where reading enters
-        for it.
+        """The number of the input row after the sample's row before ``row``, where reading for
+        ``row`` begins.
         """
         return 0 if row == 0 else self._numbers[row - 1] + 1
 
     def records(self, records: Iterator[_Record | None], row: int) -> Iterator[_Record | None]:
-        """The sample's records from its row ``row`` on, out of the input's, which begin where a
-        reader enters for that row. None (more may come, but not at once) is handed on.
+        """The sample's records from its row ``row`` on, picked from the input's records, which
+        begin where reading for that row begins. None (more may come, but not at once) is passed on.
         """
         number = self.behind(row)
         if row == len(self._numbers):
@@ -99,8 +99,8 @@ class Sample:
     def batches(
         self, batches: Iterator[tuple[pa.RecordBatch, Position]], row: int
     ) -> Iterator[tuple[pa.RecordBatch, int, Sequence[int]]]:
-        """The sample's rows from ``row`` on out of the input's batches: batch, file, and for each
-        row its number in the file.
+        """The sample's rows from ``row`` on, picked from the input's batches: batch, file, and for
+        each row its number in the file.
         """
         number = self.behind(row)
         for batch, start in batches:
@@ -117,14 +117,14 @@ class Sample:
 
 
 class PickingReader(Reader, Protocol):
-    """A reader that can pass over rows which are not in a sample."""
+    """A reader that can skip rows outside a sample."""
 
     picked: Sample | None
     times: int
-    """How often each row is sent: a block is so much smaller."""
+    """How often each row is sent: blocks are smaller by this factor."""
 
     def starts(self) -> Iterator[tuple[int, Position]]:
-        """Where the input goes on behind each shard, the last one included, and the number of the
+        """The position in the input after each shard, including the last one, and the number of the
         row there. Nothing is parsed. Raises ``InputLostError``.
         """
         ...
@@ -136,8 +136,8 @@ class SampledReader(ReaderOver):
     def __init__(
         self, reader: Reader, sample: Sample, count: Callable[[Callable[[], bool]], int | None]
     ) -> None:
-        """``reader`` picks the rows itself; ``count`` counts those of the whole input, in another
-        thread than the one that reads them.
+        """``reader`` picks the rows itself; ``count`` counts those of the whole input, in a
+        different thread from the reading one.
         """
         super().__init__(reader)
         self._sample = sample
@@ -150,17 +150,17 @@ class SampledReader(ReaderOver):
         return self._reader.blocks(spans, limit=limit, breaks=breaks)
 
     def count(self, stop: Callable[[], bool]) -> int | None:
-        """The number of rows of the sample that the input has: it may have become shorter."""
+        """The number of rows of the sample that the input still has."""
         rows = self._count(stop)
         return None if rows is None else self._sample.below(rows)
 
 
 class Spool:
-    """What came through a pipe, on the disk: a sample needs to know all rows before it has one."""
+    """The data of a pipe, on disk: all rows must be known before a sample is drawn."""
 
     def __init__(self, pipe: Pipe) -> None:
-        """Read the pipe to its end. Raises ``InputLostError``, and ``StorageError`` where there is
-        no room.
+        """Read the pipe to its end. Raises ``InputLostError``, and ``StorageError`` if there is no
+        room.
         """
         pipe.release()
         size = 0

@@ -1,9 +1,8 @@
 """Workbooks of spreadsheets (``.xlsx``, ``.xls``, ``.ods``): one sheet is a table.
 
-The first row that is not empty names the columns. A column has the one type that its cells have:
-whole numbers are int64, other numbers double, dates and times Arrow's, and a column of several
-kinds is text. Empty cells are null. Empty rows are no rows, and empty columns without a name are no
-columns.
+The first row that is not empty names the columns. A column has the common type of its cells: whole
+numbers are int64, other numbers double, dates and times Arrow's, and a column of several kinds is
+text. Empty cells are null. Empty rows, and empty columns without a name, are ignored.
 
 A sheet is in memory as a whole, one at a time: Excel's have at most 1,048,576 rows.
 """
@@ -31,7 +30,7 @@ from batchrun.records import Position, Row
 
 CHUNK_ROWS = 4096
 WHOLE_MAX = 2**53
-"""Beyond it a double does not hold every whole number, and no spreadsheet does."""
+"""Beyond this a double, and so a spreadsheet, cannot represent every whole number."""
 
 INSTALL = "pip install 'batchrun-llm[excel]'"
 
@@ -44,7 +43,7 @@ class Sheet:
     numbers: array[int]
     """The sheet's number of each row, from 1."""
     made: tuple[str, ...]
-    """Names of columns that the sheet does not name."""
+    """Generated names of columns without a name in the sheet."""
 
 
 class Workbooks:
@@ -59,7 +58,7 @@ class Workbooks:
         """The sheet of a file. Raises ``InputError``, or ``UsageError`` without the library."""
         last = self._last
         if last is None or last[0] != index:
-            self._last = None  # two at a time need not be in memory
+            self._last = None  # release it first, so that two are not in memory
             last = self._last = index, _read(self._stamps[index])
         return last[1]
 
@@ -75,7 +74,7 @@ class Workbooks:
 
 
 class SheetReader(ParquetReader):
-    """Rows of workbooks, as ``reader.Reader`` describes."""
+    """``reader.Reader`` for workbooks."""
 
     def __init__(
         self,
@@ -155,7 +154,7 @@ def _read(stamp: Stamp) -> Sheet:
 
 
 def _sheet(stamp: Stamp, sheet: Any) -> Sheet:
-    """A sheet in two passes: one tells the types, the other makes the columns."""
+    """A sheet in two passes: one finds the types, the other makes the columns."""
     _, left = sheet.start or (0, 0)
     rows = _Rows(sheet)
     header = next(iter(rows), None)
@@ -239,7 +238,7 @@ class _Kinds:
                 self.seen.add("text")
 
     def type(self) -> pa.DataType:
-        """The type of the column; text where there are several kinds, or none."""
+        """The type of the column; text if there are several kinds, or none."""
         return _TYPES.get(frozenset(self.seen), pa.string())
 
 
@@ -273,7 +272,7 @@ def _value(cell: Any, kind: pa.DataType) -> Any:
 
 
 def _text(cell: Any) -> str | None:
-    """A cell in a column of text: numbers without a fraction have none, dates are ISO 8601."""
+    """A cell in a column of text: whole numbers have no fraction, dates are ISO 8601."""
     match cell:
         case "" | None:
             return None

@@ -1,4 +1,4 @@
-"""Which of a row's fields are sent and which are carried, as readers are told."""
+"""Tells readers which of a row's fields are sent and which are carried."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from batchrun.core.request.prompt import Plan
 
 MESSAGE_COLUMNS = frozenset(("messages", "body", "extra_body"))
-"""The columns of a table of which at least one is there if its rows are requests."""
+"""A table whose rows are requests has at least one of these columns."""
 
 
 Splitter = Callable[[JsonObject], Split]
-"""Tells a row's fields apart: what is sent, what is carried (``body.split`` is one)."""
+"""Splits a row's fields into those sent and those carried (``body.split`` is one)."""
 
 
 def needs_of(splitter: Splitter) -> frozenset[str]:
-    """The columns that have to be among the fields, whether they are sent, carried or neither."""
+    """The columns that must be read, whether they are sent, carried or neither."""
     needs: frozenset[str] = getattr(splitter, "needs", frozenset())
     return needs
 
 
 def reserved_by(splitter: Splitter) -> frozenset[str]:
-    """Columns that the run's results have of their own, besides those that all runs have."""
+    """Additional columns of this run's results, besides those of all runs."""
     reserved: frozenset[str] = getattr(splitter, "reserved", frozenset())
     return reserved
 
 
 def roles_of(splitter: Splitter) -> Roles | None:
-    """What says what columns are for; None where ``body.split`` or earlier reading rules do."""
+    """The plan that assigns columns; None if ``body.split`` or earlier reading rules do."""
     if isinstance(splitter, Roles):
         return splitter
     roles: Roles | None = getattr(splitter, "roles", None)
@@ -43,7 +43,7 @@ def roles_of(splitter: Splitter) -> Roles | None:
 
 
 def splitter_of(kind: str, plan: Plan | None, reading: Reading) -> Splitter:
-    """How rows of a format are told apart before anything is rendered."""
+    """The splitter for rows of a format before anything is rendered."""
     if not reading.columns_are_data:
         return split
     prompted = plan is not None and bool(plan.messages)
@@ -54,16 +54,16 @@ def splitter_of(kind: str, plan: Plan | None, reading: Reading) -> Splitter:
 
 
 def sent_columns(names: Sequence[str], splitter: Splitter) -> frozenset[str]:
-    """Which columns of a table are told apart as parameters; every other one is data."""
+    """Which columns of a table are parameters; every other one is data."""
     roles = roles_of(splitter)
     if roles is not None:
         return roles.consumed(names)
-    # Rows that may bring messages have their parameters where they are expected.
+    # In rows that may have messages, parameters are columns as usual.
     data: frozenset[str] = getattr(splitter, "data", frozenset())
     return cells.sent_columns(names, () if "messages" in names else data)
 
 
 def schema_splitter(splitter: Splitter) -> Splitter:
-    """A splitter for finding out what is carried: no template is rendered, no file read."""
+    """A splitter for finding the carried columns: no template is rendered, no file read."""
     apart: Splitter = getattr(splitter, "apart", splitter)
     return apart

@@ -1,4 +1,4 @@
-"""Arrow data from a program, whatever holds it: as batches from any row on.
+"""Arrow data from a program, in any container, as batches from any row on.
 
 A table, a record batch, a data set, a stream, a data frame or a series of pandas or Polars, a
 Hugging Face data set, or anything else that exports Arrow's C stream. Those libraries are
@@ -37,17 +37,16 @@ class ArrowRows(Protocol):
         ...
 
     def batches(self, first: int, *, final: bool) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Batches with the number of their first row, from the one that holds row ``first``.
-        After a ``final`` call nothing is read again.
+        """Batches with the number of their first row, from the one with row ``first``. After a
+        ``final`` call nothing is read again.
         """
         ...
 
 
 def arrow_rows(rows: Any) -> ArrowRows | None:
-    """The rows of an object that holds Arrow data or turns into it; None for any other.
-
-    Raises ``UsageError`` for a query that was not run yet, and ``InputError`` for a data frame
-    whose columns have no Arrow type.
+    """The rows of an object with Arrow data, or convertible to it; None for any other. Raises
+    ``UsageError`` for a query that was not run yet, and ``InputError`` for a data frame with
+    columns that have no Arrow type.
     """
     try:
         return _arrow_rows(rows)
@@ -127,7 +126,7 @@ class DatasetRows:
     seen = known
 
     def batches(self, first: int, *, final: bool) -> Iterator[tuple[int, pa.RecordBatch]]:  # noqa: ARG002
-        """See ``ArrowRows``. Rows before ``first`` are scanned and passed over."""
+        """See ``ArrowRows``. Rows before ``first`` are scanned and skipped."""
         scanner = self._dataset.scanner(
             batch_size=SCAN_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=False
         )
@@ -139,8 +138,8 @@ class DatasetRows:
 
 
 class HuggingFaceRows:
-    """A ``datasets.Dataset``, in the order of its indices: after a shuffle or a filter the table
-    behind it has another.
+    """A ``datasets.Dataset``, in the order of its indices: after a shuffle or a filter the
+    underlying table has another.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -164,7 +163,7 @@ class HuggingFaceRows:
 
 
 class StreamRows:
-    """Batches that come once."""
+    """Batches from a stream, which can be read only once."""
 
     def __init__(self, reader: pa.RecordBatchReader) -> None:
         self.schema = plain_schema(reader.schema)
@@ -207,7 +206,7 @@ def plain_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """The same columns in types that Parquet can hold: views become what they are views of."""
+    """The columns with types that Parquet supports: view types become plain ones."""
     fields = [field.with_type(_plain(field.type)).remove_metadata() for field in schema]
     return pa.schema(fields)
 

@@ -1,8 +1,8 @@
-"""A source of rows that can be read once, made readable again for as long as that is needed.
+"""Makes a source of rows that can be read only once readable again, for as long as needed.
 
-What is read is kept in a temporary file without a name: the first rows, which fix the schema, and
-what an earlier session had read, which is compared before anything is sent. With the last reading
-the file ends: from there on rows pass through and nothing is kept.
+Rows are kept in an unnamed temporary file: the first rows, which determine the schema, and those
+that an earlier session had read, which are compared before anything is sent. From the final reading
+on, rows pass through and nothing is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from batchrun.errors import InputLostError, StorageError
 
 INDEX_ROWS = 256
-"""Every so many rows their place in the file is remembered: 16 bytes."""
+"""The place in the file is remembered at intervals of this many rows, with 16 bytes each."""
 
 _HEAD = struct.Struct("<QI")
 
@@ -31,9 +31,7 @@ class Piece(NamedTuple):
 
 
 class Tape:
-    """Pieces of rows from an iterator, readable from any row until they were read for the last
-    time.
-    """
+    """Pieces of rows from an iterator, readable from any row until the final reading."""
 
     def __init__(self, pieces: Iterator[tuple[int, bytes]]) -> None:
         """``pieces`` yields numbers of rows and their bytes."""
@@ -41,17 +39,17 @@ class Tape:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the tape
         weakref.finalize(self, self._file.close)
         self._place = threading.Lock()
-        """Of the file's one position: rows may be counted while they are read."""
+        """Protects the file's position: rows may be counted while they are read."""
         self._index: list[tuple[int, int]] = []
         self._kept = 0  # rows in the file
         self.rows = 0
         """Rows taken from the iterator so far."""
         self.ended = False
-        """Whether they are all there are."""
+        """Whether the iterator is exhausted."""
 
     def read(self, first: int, *, final: bool) -> Iterator[Piece]:
-        """The pieces from the one that holds row ``first``. After a ``final`` reading began to
-        take rows that are not kept, there can be no other.
+        """The pieces from the one with row ``first``. Once a ``final`` reading has passed the kept
+        rows, there can be no other.
         """
         if first < self._kept:
             yield from self._recalled(first)
@@ -91,7 +89,7 @@ class Tape:
         self._kept = self.rows
 
     def _recalled(self, first: int) -> Iterator[Piece]:
-        """What is kept, from the piece that holds row ``first``; also what is added meanwhile."""
+        """The kept pieces from the one with row ``first``, including those added meanwhile."""
         at = max(place for place, (row, _) in enumerate(self._index) if row <= first)
         row, place = self._index[at]
         while row < self._kept:

@@ -1,1 +1,1 @@
-"""Where a run directory lies: a disk or an object store."""
+"""Storage of run directories: a disk or an object store."""

@@ -1,10 +1,9 @@
-"""Objects with conditions: made only if they are absent, replaced only if they are unchanged.
+"""Objects with conditional writes: created only if absent, replaced only if unchanged.
 
-Arrow's file systems have no conditional writes; obstore (the extra ``s3``) has. S3, GCS, Azure, R2
-and MinIO keep both promises. S3 answers 409 while another conditional put is under way, and 412 to
-a put that is made again because its first answer was lost: neither decides anything, so the object
-is looked at, and what is found there is the answer. 5xx and connections that break are tried again
-by obstore itself, with growing pauses.
+Arrow's file systems have no conditional writes; obstore (the extra ``s3``) does. S3, GCS, Azure, R2
+and MinIO support both conditions. S3 answers 409 during another conditional put, and 412 to a put
+that is repeated because its first answer was lost: neither is conclusive, so the object is read to
+decide. obstore itself retries 5xx and broken connections, with growing pauses.
 """
 
 from __future__ import annotations
@@ -24,13 +23,16 @@ from batchrun.errors import StorageError, UsageError
 
 TRIES = 8
 PAUSE_S = 0.25
-"""A put that met another one is made again after this pause, ``TRIES`` times at most."""
+"""A put that conflicts with another one is retried after this pause, ``TRIES`` times at most."""
 RETRIES = 10
 RETRIES_S = 60.0
-"""So often, and for so long, obstore makes a request again that a store or the network failed."""
+"""How often, and for how long, obstore retries a request after a failure of the store or the
+network.
+"""
 PAUSES_S = (1.0, 4.0, 16.0)
-"""Then it is made again after these pauses, and so is one that timed out, which obstore does not
-repeat where it writes: what is written here may be written twice."""
+"""After that it is retried after these pauses. So is a write that timed out, which obstore does not
+repeat: writes here may safely happen twice.
+"""
 BUCKETS = ("s3", "gs", "gcs", "az", "abfs", "abfss")
 """Schemes of stores with conditional writes."""
 
@@ -40,7 +42,7 @@ def bucket_store(address: str) -> Any:
     """The store of an address, all names below its path. Credentials and endpoint come from the
     environment or the address's query, as for Arrow.
 
-    Raises ``UsageError`` without obstore, and for a store without conditional writes.
+    Raises ``UsageError`` if obstore is missing, and for a store without conditional writes.
     """
     scheme = addresses.scheme_of(address)
     if scheme not in BUCKETS:
@@ -61,7 +63,7 @@ def bucket_store(address: str) -> Any:
     bare, query = addresses.split_query(address)
     bucket, _, path = bare.partition("://")[2].partition("/")
     options: dict[str, Any] = {
-        # Without TLS only where the endpoint's own address says so.
+        # Without TLS only if the endpoint's own address says so.
         "client_options": {"allow_http": True},
         "retry_config": {"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRIES_S)},
     }
@@ -73,7 +75,7 @@ def bucket_store(address: str) -> Any:
 
 
 def _s3_options(query: dict[str, str]) -> dict[str, Any]:
-    """What an address's query says of an S3 store, in obstore's words."""
+    """The S3 options in an address's query, under obstore's names."""
     found: dict[str, Any] = {}
     if "region" in query:
         found["region"] = query["region"]
@@ -81,7 +83,7 @@ def _s3_options(query: dict[str, str]) -> dict[str, Any]:
         place = query["endpoint_override"]
         scheme = query.get("scheme", "https")
         found["endpoint"] = place if "://" in place else f"{scheme}://{place}"
-    # The SDK of S3 reads ~/.aws; obstore reads the environment and asks for the machine's role.
+    # The SDK of S3 reads ~/.aws; obstore reads the environment and the machine's role.
     if "AWS_ACCESS_KEY_ID" not in os.environ and Path("~/.aws/credentials").expanduser().exists():
         with contextlib.suppress(ImportError):
             from obstore.auth.boto3 import Boto3CredentialProvider
@@ -94,8 +96,8 @@ _Done = TypeVar("_Done")
 
 
 class Tagged(NamedTuple):
-    """An object's content, by what its store knows this version of it, and when it was written, in
-    seconds by the store's clock.
+    """An object's content, its version in the store, and when it was written, in seconds by the
+    store's clock.
     """
 
     content: bytes
@@ -104,7 +106,7 @@ class Tagged(NamedTuple):
 
 
 class Sink(Protocol):
-    """What takes bytes, as an open file does."""
+    """Something to write bytes to, such as an open file."""
 
     def write(self, data: bytes, /) -> int:
         """Append bytes."""
@@ -112,10 +114,10 @@ class Sink(Protocol):
 
 
 class Bucket:
-    """The objects below an address. Raises ``StorageError`` where the store cannot be asked."""
+    """The objects below an address. Raises ``StorageError`` if the store cannot be reached."""
 
     def __init__(self, store: Any, where: str) -> None:
-        """``store`` is one of obstore's, ``where`` what people may see of its address."""
+        """``store`` is an obstore store, ``where`` its address as it may be shown."""
         import obstore
 
         self._obstore = obstore
@@ -123,18 +125,18 @@ class Bucket:
         self._where = where
 
     def where(self, name: str = "") -> str:
-        """The place, or an object in it, as people may see it."""
+        """The address, or that of an object below it, as it may be shown."""
         return f"{self._where}/{name}" if name else self._where
 
     # Reading
 
     def read(self, name: str) -> bytes | None:
-        """The content of an object; None where there is none."""
+        """The content of an object; None if it does not exist."""
         found = self.look(name)
         return None if found is None else found.content
 
     def look(self, name: str) -> Tagged | None:
-        """An object as it is now; None where there is none."""
+        """The present version of an object; None if it does not exist."""
 
         def get() -> tuple[Any, bytes]:
             found = self._obstore.get(self._store, name)
@@ -174,13 +176,13 @@ class Bucket:
     # Writing
 
     def make(self, name: str, content: bytes) -> bool:
-        """Make an object that is not there. False: there is another. The content must be the
-        caller's alone, since a call may be made again without knowing that it succeeded.
+        """Create an object. False: it already exists. The content must be unique to the caller,
+        since a call may be repeated without knowing that it succeeded.
         """
         return self._conditional(name, content, "create")
 
     def replace(self, name: str, content: bytes, known: Tagged) -> bool:
-        """Replace an object if it still is what is known of it; see ``make``."""
+        """Replace an object if its version is still the known one; see ``make``."""
         return self._conditional(name, content, known.version)
 
     def _conditional(self, name: str, content: bytes, mode: Any) -> bool:
@@ -207,13 +209,13 @@ class Bucket:
             time.sleep(pause_s)
 
     def write(self, name: str, content: bytes | Path) -> None:
-        """Write an object, whatever was there before; of a file, in pieces."""
+        """Write an object unconditionally; a file is uploaded in pieces."""
         options = {"use_multipart": False} if isinstance(content, bytes) else {}
         self._tried(lambda: self._obstore.put(self._store, name, content, **options))
 
     def fetch(self, name: str, target: Sink) -> bool:
-        """Write the content of an object into an open file; False where there is no object. Where
-        it fails, some of it may be there.
+        """Write the content of an object into an open file; False if there is no object. After a
+        failure, part of it may be there.
         """
         try:
             found = self._tried(lambda: self._obstore.get(self._store, name))
@@ -225,13 +227,13 @@ class Bucket:
         return True
 
     def remove(self, name: str) -> None:
-        """Remove an object; one that is not there is none."""
+        """Remove an object; a missing one is no error."""
         with contextlib.suppress(FileNotFoundError):
             self._tried(lambda: self._obstore.delete(self._store, name))
 
     def remove_all(self, names: Sequence[str]) -> None:
-        """Remove objects, many with one request where the store can. Some stores fail for one that
-        is not there: then each is removed by itself.
+        """Remove objects, many with one request if the store supports it. Some stores fail for a
+        missing one: then each is removed separately.
         """
         if not names:
             return
@@ -242,8 +244,8 @@ class Bucket:
                 self.remove(name)
 
     def _tried(self, action: Callable[[], _Done]) -> _Done:
-        """Ask the store something, again where it did not answer. That there is no such object, or
-        that it is not as expected, is an answer.
+        """Make a request to the store, and retry if it did not answer. A missing object, or an
+        unmet condition, is an answer.
         """
         for pause_s in PAUSES_S:
             with contextlib.suppress(StorageError):
@@ -252,7 +254,7 @@ class Bucket:
         return self._once(action)
 
     def _once(self, action: Callable[[], _Done]) -> _Done:
-        """Turn the store's failures into a ``StorageError``; what does not pass by itself into a
+        """Turn the store's failures into a ``StorageError``, and permanent ones into a
         ``UsageError``.
         """
         refused = self._obstore.exceptions
@@ -281,5 +283,5 @@ def bucket_at(address: str, name: str = "") -> Bucket:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The last parts of these names, in order."""
+    """The last components of these names, in order."""
     return sorted(name.rpartition("/")[2] for name in names)

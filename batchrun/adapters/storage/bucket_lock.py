@@ -1,8 +1,8 @@
-"""A lock in an object store, for as long as its holder renews it.
+"""A lock in an object store, which lasts as long as its holder renews it.
 
-It is one object that is only replaced if it is unchanged (``If-Match``): of two that take a lock
-whose holder is silent one succeeds, and a holder that was thought dead cannot renew it any more.
-How long the holder was silent is the difference of two times of the store's.
+It is one object that is only replaced if it is unchanged (``If-Match``): of two processes that take
+a lock with a silent holder, one succeeds, and a holder that was thought dead can no longer renew
+it. How long the holder was silent is the difference of two times by the store's clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batchrun.errors import RunLockedError, StorageError
 
 
 class BucketLock:
-    """Exclusive use of what a lock object stands for, from ``acquire`` to ``release``."""
+    """Exclusive use of the thing that a lock object protects, from ``acquire`` to ``release``."""
 
     def __init__(
         self,
@@ -30,9 +30,9 @@ class BucketLock:
         machine: str,
         monotonic_s: Callable[[], float],
     ) -> None:
-        """``holder`` tells people who holds it. Only one process at a time can be at ``machine``,
-        so a lock that names the same one belongs to a process that died. ``monotonic_s`` counts
-        the time that the machine sleeps, too.
+        """``holder`` describes the holder to people. Only one process at a time can use the id
+        ``machine``, so a lock with the same id belongs to a process that died. ``monotonic_s``
+        includes the time that the machine sleeps.
         """
         self._bucket = bucket
         self._name = name
@@ -69,7 +69,7 @@ class BucketLock:
             value = json.loads(found.content)
             released, machine, holder = value["released"], value["machine"], str(value["holder"])
         except (ValueError, KeyError, TypeError):
-            return  # nobody who follows this protocol wrote it
+            return  # not written by this protocol
         if released or machine == self._machine:
             return
         probe = f"{self._name}.time-{self._token}"
@@ -87,7 +87,7 @@ class BucketLock:
         return RunLockedError(message, holder=holder)
 
     def _content(self, *, released: bool) -> bytes:
-        self._renewals += 1  # every version is another content, so a repeated put knows its own
+        self._renewals += 1  # makes every version different, so a repeated put recognises its own
         value = {
             "holder": self._holder,
             "machine": self._machine,
@@ -99,7 +99,7 @@ class BucketLock:
 
     def _beat(self) -> None:
         while not self._released.wait(leases.BEAT_S) and not self._lost:
-            # Where the store does not answer, the lease expires, and ``check`` tells.
+            # If the store does not answer, the lease expires, and ``check`` raises.
             with contextlib.suppress(StorageError):
                 self._renew()
 
@@ -119,8 +119,8 @@ class BucketLock:
             self._seen, self._renewed_s = seen, asked_s
 
     def check(self) -> None:
-        """Raise ``StorageError`` if another process took the lock, or may have: it was not renewed
-        for so long. Then this process was suspended, or the store cannot be reached.
+        """Raise ``StorageError`` if another process took the lock, or may have because it was not
+        renewed for too long: this process was suspended, or the store cannot be reached.
         """
         if self._monotonic_s() - self._renewed_s > leases.LEASE_S / 2:
             self._renew()
@@ -133,7 +133,7 @@ class BucketLock:
             raise StorageError(message)
 
     def release(self) -> None:
-        """Give the lock back. Releasing twice, or what was lost, is harmless."""
+        """Release the lock. Releasing twice, or after it was lost, is harmless."""
         if self._released.is_set():
             return
         self._released.set()

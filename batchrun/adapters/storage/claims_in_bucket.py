@@ -10,7 +10,7 @@ from batchrun.errors import StorageError
 
 
 class BucketClaims(Bucket):
-    """``ports.ClaimStore`` over a store of obstore."""
+    """``ports.ClaimStore`` over an obstore store."""
 
     def create(self, name: str, content: bytes) -> bool:
         """See ``ports.ClaimStore``."""

@@ -1,10 +1,9 @@
-"""The records of a fleet on a disk that all of its processes see: a local one, NFS, Lustre.
+"""The records of a fleet on a disk that all its processes see: a local one, NFS, Lustre.
 
-``link`` gives a file a name only if nothing has it, on the server too. An answer to it can get lost
-and the call be made again, which then finds its own link: so a name that is taken is read, and the
-record that is there may be this caller's own. Times are the file system's: ``utime`` without a time
-takes its server's. Files are opened anew before they are looked at, since that is when a network
-file system asks its server.
+``link`` names a file only if the name is free, on the server too. Its answer can get lost and the
+call be repeated, which then finds its own link: so if a name is taken, the record is read, and may
+be this caller's own. Times are the file system's: ``utime`` without a time uses its server's. Files
+are opened again before they are checked, since that makes a network file system ask its server.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ class DiskClaims:
     """``ports.ClaimStore`` over a folder."""
 
     def __init__(self, folder: Path, owner: str) -> None:
-        """``owner`` is a name that no other process has."""
+        """``owner`` is a name unique to this process."""
         self.folder = folder
         self._owner = owner
         self._drafts = itertools.count()
         self._content: dict[str, bytes] = {}
 
     def prepare(self, *folders: str) -> None:
-        """Make these folders; a record is made in no other."""
+        """Make these folders, the only ones for records."""
         with self._asked():
             for name in folders:
                 files.make_folder(self.folder / name, private=True)
@@ -53,7 +52,8 @@ class DiskClaims:
                 except FileNotFoundError:
                     return False
                 with contextlib.suppress(FileNotFoundError):
-                    # The folder was just moved away: whoever ends the fleet has the record.
+                    # The folder was just moved away: the process that ends the fleet has the
+                    # record.
                     files.sync_folder(path.parent)
         return True
 

@@ -1,8 +1,8 @@
-"""Every call by which this package changes what is on the disk, under one roof.
+"""Every call by which this package changes files on disk, in one place.
 
-They are the operating system's own functions and cost nothing more than those. What replaces them
-here sees all that a run leaves behind, in order: ``tests.harness.power`` builds what a power
-cut would make of it. Only SQLite, and stores into the mapped flight log, do not pass here.
+They are the operating system's own functions, at no extra cost. A replacement sees everything that
+a run writes, in order: ``tests.harness.power`` builds from it what a power cut would leave. Only
+SQLite, and stores into the mapped flight log, bypass this module.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ open_file = os.open
 """Open or make a file; returns its descriptor."""
 
 writer = os.fdopen
-"""A buffered writer onto a descriptor."""
+"""A buffered writer for a descriptor."""
 
 pwrite = os.pwrite
 """Write into an open file at an offset."""
@@ -25,16 +25,16 @@ truncate = os.ftruncate
 """Set the length of an open file."""
 
 fsync = platform.flush
-"""A file's content is on the disk. Published files and copies are flushed with it."""
+"""Flush a file to the disk. Used for published files and copies."""
 
 fdatasync = platform.flush_data
-"""The same, without what only tells about the file. Logs are flushed with it."""
+"""Flush a file without metadata that reading it does not need. Used for logs."""
 
 rename = os.rename
-"""Give a file or folder another name, in place of a file that has it."""
+"""Rename a file or folder, replacing a file of that name."""
 
 unlink = os.unlink
-"""Take a name away."""
+"""Remove a name."""
 
 link = os.link
 """Give a file a second name."""
@@ -47,7 +47,7 @@ make_folder = os.mkdir
 
 
 def sync_folder(folder: Path) -> None:
-    """The names in a folder are on the disk as they are now."""
+    """Flush the present names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         platform.flush(descriptor)

@@ -1,4 +1,4 @@
-"""A run directory on a disk: drafts lie beside their targets and are renamed."""
+"""A run directory on a disk: drafts are next to their targets and are renamed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _PARQUET = b"PAR1"
 _TRAILER_BYTES = 8
 """Length of the footer and ``_PARQUET``: what every Parquet file ends with."""
 FOOTER_BYTES_MAX = 16 * 2**20
-"""A longer footer than that is none of ours."""
+"""A longer footer is not from this tool."""
 
 
 def _mark(file: io.BufferedReader) -> FileMark:
-    """The mark of an open Parquet file, by a checksum of its footer: that has the place and the
+    """The mark of an open Parquet file: a checksum of its footer, which has the place and the
     length of every column of every row group.
     """
     size = file.seek(0, io.SEEK_END)

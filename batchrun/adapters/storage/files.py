@@ -1,8 +1,9 @@
 """Durable files: everything this package leaves on disk goes through here.
 
-A file appears whole or not at all: written aside, flushed to the disk, renamed, and the rename
-itself flushed by syncing the folder. ``step`` names each of these moments, so that tests can stop
-the process, or the disk, right there. What changes the disk is called through ``disk``.
+A file appears whole or not at all: it is written under a temporary name, flushed to the disk,
+renamed, and the rename itself is flushed by syncing the folder. ``step`` names each of these
+moments, so that tests can stop the process, or the disk, right there. All changes to the disk go
+through ``disk``.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ _ANEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def _nothing(name: str, path: Path) -> None:
-    """Steps pass unnoticed outside of tests."""
+    """Outside tests, steps have no effect."""
 
 
 step: Callable[[str, Path], None] = _nothing
-"""Called with the name of each durable step, and the file or folder that it is about, just before
-or after it happens. Tests replace it.
+"""Called with the name of each durable step, and its file or folder, just before or after it
+happens. Tests replace it.
 """
 
 
@@ -45,18 +46,18 @@ def reached(name: str, path: Path) -> None:
 
 
 class Draft:
-    """A file being written aside. It counts bytes and digests them as they pass.
+    """A file being written under a temporary name. It counts and digests its bytes.
 
-    Usable as the sink of a Parquet writer. ``rename`` gives it its name; leaving it without one
-    leaves a ``.*.tmp`` file that the next start removes. ``foreign`` is for files outside a run
-    directory: nobody's ``*.tmp`` is overwritten, and the file's mode is what the umask says, or
-    that of the file which it replaces.
+    Usable as the sink of a Parquet writer. ``rename`` gives it its final name; without that, a
+    ``.*.tmp`` file remains that the next start removes. ``foreign`` is for files outside a run
+    directory: existing ``*.tmp`` files are not overwritten, and the file's mode follows the umask,
+    or the file that it replaces.
 
-    Without ``digests`` nobody asks for its ``digest``, and it has none. An ``owner`` is part of its
-    name aside, where other processes may write a draft of the same file.
+    Without ``digests`` it has no ``digest``. An ``owner`` is part of its temporary name, if other
+    processes may write a draft of the same file.
 
-    What lies under its name aside is never written into: it may be a link to somewhere else, or
-    open in another process.
+    An existing file of its temporary name is never written to: it may be a link to another place,
+    or open in another process.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Draft:
         return self._file.write(data)
 
     def flush(self) -> None:
-        """Hand what is buffered to the operating system."""
+        """Write buffered data to the operating system."""
         self._file.flush()
 
     def tell(self) -> int:
@@ -118,7 +119,7 @@ class Draft:
         return self._sha256.hexdigest()
 
     def sync(self) -> None:
-        """Everything written is on the disk."""
+        """Flush everything written to the disk."""
         self._file.flush()
         reached("draft.written", self.path)
         disk.fsync(self._file.fileno())
@@ -127,8 +128,8 @@ class Draft:
         reached("draft.synced", self.path)
 
     def finish(self) -> Path:
-        """Everything written can be read by others, while a power cut may still take it. Returns
-        where it is, until it is renamed or discarded.
+        """Make everything written readable by others, although a power cut may still lose it.
+        Returns its path until it is renamed or discarded.
         """
         self._file.flush()
         self._file.close()
@@ -137,13 +138,13 @@ class Draft:
         return self._aside
 
     def rename(self) -> None:
-        """Give the file its name, in place of an older one. Durable after ``sync_folder``."""
+        """Give the file its final name, replacing an older one. Durable after ``sync_folder``."""
         disk.rename(self._aside, self.path)
         reached("draft.renamed", self.path)
 
     def link(self) -> None:
-        """Give the file its name if nothing has it yet. Raises ``FileExistsError``. Durable after
-        ``sync_folder``; the name aside goes when the draft is discarded.
+        """Give the file its final name if that is free. Raises ``FileExistsError``. Durable after
+        ``sync_folder``; the temporary name is removed when the draft is discarded.
         """
         disk.link(self._aside, self.path)
         reached("draft.linked", self.path)
@@ -155,8 +156,8 @@ class Draft:
         self.discard()
 
     def discard(self) -> None:
-        """Take the draft away, unless it got its name, or what has its name aside is another run's
-        by now, which took the lock from this one.
+        """Remove the draft, unless it got its final name, or its temporary name now belongs to
+        another run, which took the lock from this one.
         """
         with contextlib.suppress(OSError):
             if self._aside.stat().st_ino == self._inode:
@@ -168,18 +169,17 @@ class Draft:
 
 
 def aside(path: Path, *, foreign: bool = False, owner: str = "") -> Path:
-    """Where a file is written before it gets its name: hidden beside it, as readers of a data set
-    pass over what begins with a dot.
+    """The temporary path of a file: hidden next to it, since readers of a data set skip names that
+    begin with a dot.
     """
     owner = str(os.getpid()) if foreign else owner
     return path.with_name(f".{path.name}{owner and '.'}{owner}{TEMPORARY}")
 
 
 def open_private(path: Path) -> int:
-    """Open or make a file of ours for reading and writing, for its owner alone; its descriptor.
-
-    A symbolic link in its place is not followed: whoever may write into the folder could have
-    written that. Raises ``OSError``.
+    """Open or create a private file for reading and writing; returns its descriptor. A symbolic
+    link in its place is not followed: anyone who may write into the folder could have made it.
+    Raises ``OSError``.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -191,13 +191,13 @@ def open_private(path: Path) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Names given in this folder survive a power cut."""
+    """Make the names in this folder survive a power cut."""
     disk.sync_folder(folder)
     reached("folder.synced", folder)
 
 
 def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replace a small file at once. Without ``durable`` a power cut may bring the old one back."""
+    """Replace a small file atomically. Unless ``durable``, a power cut may restore the old one."""
     draft = Draft(path)
     try:
         draft.write(data)
@@ -214,13 +214,13 @@ def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:
-    """Replace a small JSON file at once."""
+    """Replace a small JSON file atomically."""
     text = json_of(value, indent=2) + "\n"
     write_whole(path, text.encode(), durable=durable)
 
 
 def read_json(path: Path) -> Any | None:
-    """A JSON file's value, or None where there is no such file or it is not JSON."""
+    """A JSON file's value, or None if there is no such file or it is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -228,9 +228,7 @@ def read_json(path: Path) -> Any | None:
 
 
 def free_name(folder: Path, name: str) -> Path:
-    """A path that nothing has yet, in a folder made for what is set aside: the name with the time
-    behind it.
-    """
+    """A free path in a folder for files that are set aside: the name followed by the time."""
     make_folder(folder, private=True)
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     target, count = folder / f"{name}.{stamp}", 1
@@ -241,8 +239,8 @@ def free_name(folder: Path, name: str) -> Path:
 
 
 def set_aside(path: Path, folder: Path, name: str) -> Path:
-    """Move a file into another folder, which may be on another disk, under a name with the time in
-    it. Never replaces one; durable when this returns. Returns where it is now.
+    """Move a file into another folder, which may be on another disk, under a name with the time.
+    Never replaces a file; durable when this returns. Returns the new path.
     """
     target = free_name(folder, name)
     try:
@@ -260,7 +258,7 @@ def set_aside(path: Path, folder: Path, name: str) -> Path:
 
 
 def copy_whole(source: IO[bytes] | io.BufferedIOBase, target: Path) -> None:
-    """Copy what a file gives into a new one; durable when this returns."""
+    """Copy the content of an open file into a new one; durable when this returns."""
     with Draft(target) as draft:
         shutil.copyfileobj(source, draft, 2**20)
         draft.sync()
@@ -269,17 +267,16 @@ def copy_whole(source: IO[bytes] | io.BufferedIOBase, target: Path) -> None:
 
 
 def make_folder(folder: Path, *, private: bool = False) -> None:
-    """Make a folder and those above it, durably named. ``private`` is for its owner alone; one
-    that is there keeps its mode.
+    """Make a folder and its parents, durably named. With ``private`` only its owner has access; an
+    existing one keeps its mode.
 
-    Raises ``OSError``, also for a symbolic link that somebody else made: it would lead our files to
-    a place of their choice.
+    Raises ``OSError``, also for a symbolic link made by another user, who could redirect our files.
     """
     if folder.is_symlink() and folder.lstat().st_uid not in (0, os.geteuid()):
         raise OSError(errno.ELOOP, f"{folder.name} is a symbolic link of another user; remove it")
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     for made in reversed(missing):
-        with contextlib.suppress(FileExistsError):  # somebody else was quicker
+        with contextlib.suppress(FileExistsError):  # another process was quicker
             disk.make_folder(made, PRIVATE_FOLDER if private and made == folder else 0o777)
     while True:
         try:
@@ -288,6 +285,6 @@ def make_folder(folder: Path, *, private: bool = False) -> None:
         except FileExistsError:
             if os.path.lexists(folder):  # as a file
                 raise
-            # Another process moved it away at this moment: --restart does.
+            # Another process just moved it away, as --restart does.
     for made in missing:
         sync_folder(made.parent)

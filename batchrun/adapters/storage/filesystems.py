@@ -14,7 +14,7 @@ from pyarrow import fs as arrow_fs
 from batchrun.core.settings import addresses
 
 _ARROW = ("s3", "gs", "gcs")
-# What to install for a scheme where fsspec itself cannot tell.
+# The package to install for a scheme, if fsspec itself does not name it.
 _PACKAGES = {"hf": "huggingface_hub", "abfs": "adlfs", "az": "adlfs"}
 _ETAGS = ("ETag", "etag", "blob_id", "md5Hash", "content_md5", "sha")
 _TIMES = ("mtime", "LastModified", "last_modified", "updated")
@@ -38,15 +38,14 @@ class Place(NamedTuple):
 
     @property
     def fsspec(self) -> Any | None:
-        """The file system of fsspec that Arrow's is made of, if it is."""
+        """The fsspec file system that Arrow's one wraps, if any."""
         handler = getattr(self.system, "handler", None)
         return handler.fs if isinstance(handler, arrow_fs.FSSpecHandler) else None
 
 
 class Version(NamedTuple):
-    """What tells two contents under one address apart, as far as the store says it.
-
-    ``mtime_ns`` is 0 and ``etag`` None where it does not.
+    """The version of the content at an address, as the store reports it. ``mtime_ns`` is 0 and
+    ``etag`` None if it does not.
     """
 
     size: int
@@ -57,7 +56,8 @@ class Version(NamedTuple):
 def place(address: str) -> Place:
     """The file system and the path of an address.
 
-    Raises ``AddressError`` for what cannot be opened here, naming the package to install.
+    Raises ``AddressError`` for an address that cannot be opened here, naming the package to
+    install.
     """
     scheme = addresses.scheme_of(address)
     assert scheme is not None
@@ -81,7 +81,7 @@ def place(address: str) -> Place:
 @functools.cache
 def _arrow_system(scheme: str, bucket: str, query: str) -> arrow_fs.FileSystem:
     if scheme == "s3" and "allow_delayed_open=" not in query:
-        # What fits into one request is written with one.
+        # Data that fits into one request is written with one.
         query += ("&" if query else "?") + "allow_delayed_open=true"
     try:
         return arrow_fs.FileSystem.from_uri(f"{scheme}://{bucket}{query}")[0]

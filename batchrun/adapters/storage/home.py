@@ -1,6 +1,7 @@
-"""``~`` at the beginning of a path: the home directory, wherever a path is a setting.
+"""``~`` at the beginning of a path is the home directory, in every setting that is a path.
 
-Shells expand it where it begins a word; not in a config file, in quotes or behind ``--output=``.
+Shells expand it at the beginning of a word, but not in a config file, in quotes or after
+``--output=``.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from batchrun.core.settings.table import BY_NAME
 from batchrun.errors import UsageError
 
 PATHS = ("path", "paths", "dirs", "schema")
-"""The kinds of settings whose text is a path."""
+"""The kinds of settings that are paths."""
 
 
 def at_home(path: str, folder: str | PurePath = "") -> str:
     """A path with ``~`` and ``~user`` replaced; any other path as it is.
 
-    Earlier versions took ``~`` for the name of a folder, below ``folder`` (that of the config file;
-    nothing: the working directory). What they made there is not passed over: it is a
-    ``UsageError``, and so is a home that is not known.
+    Earlier versions treated ``~`` as the name of a folder, below ``folder`` (the config file's;
+    empty: the working directory). If that folder exists, ``UsageError`` is raised, as it is for an
+    unknown home.
     """
     if not path.startswith("~"):
         return path
@@ -40,7 +41,7 @@ def at_home(path: str, folder: str | PurePath = "") -> str:
 
 
 def located(raw: Raw, folder: str | PurePath = "") -> Raw:
-    """Raw values with every path among them as ``at_home`` gives it."""
+    """Raw values with ``at_home`` applied to every path."""
     found = {name: _located(name, value, folder) for name, value in raw.items()}
     if isinstance(tables := raw.get("endpoints"), list):
         found["endpoints"] = [located(table, folder) for table in tables]

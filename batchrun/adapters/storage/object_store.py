@@ -1,12 +1,11 @@
-"""A run directory in an object store: drafts lie on a local disk and are uploaded.
+"""A run directory in an object store: drafts are on a local disk and are uploaded.
 
 An upload becomes an object when the store confirms it, not before: a kill or a cut connection
-leaves nothing that could be read. Reading goes the other way: an object is fetched into a file
-without a name first, so that a store that does not answer is never mistaken for a damaged part.
+leaves nothing that could be read. To be read, an object is first fetched into an unnamed file, so
+that a store that does not answer is never mistaken for a damaged part.
 
-Whatever fails is tried again for a while (``TRIES``), longer than a store takes to recover from
-being asked too often. What then still fails is a ``StorageError``; what was answered is safe in
-the checkpoint.
+Failed requests are retried for a while (``TRIES``), longer than a store takes to recover from
+throttling. After that a failure is a ``StorageError``; the answers are safe in the checkpoint.
 """
 
 from __future__ import annotations
@@ -33,8 +32,9 @@ from batchrun.errors import StorageError
 
 TRIES = 4
 WAIT_S = 1.0
-"""Before the second try; twice as long before every further one. Each of them is several, over six
-seconds, where Arrow's own S3 client does not reach the server."""
+"""The pause before the second try; it doubles for each further one. If Arrow's own S3 client does
+not reach the server, each try is several, over six seconds.
+"""
 PIECE_BYTES = 8 * 2**20
 THREADS = 16
 OWNER = "owner.json"
@@ -57,9 +57,9 @@ class ObjectStore:
         fsspec = self._place.fsspec is not None
         self._faults = (Exception,) if fsspec else (OSError, pa.ArrowException)
         self.tries = 1
-        """A wrong address shows at once; what worked once is worth ``TRIES``."""
+        """A wrong address fails immediately; a store that worked once gets ``TRIES``."""
         self.owner: bytes | None = None
-        """The content of ``OWNER`` without which nothing is published; None asks for none."""
+        """The content of ``OWNER`` that publishing requires; None: no requirement."""
 
     def where(self, name: str = "") -> str:
         """See ``store.StoreReader``."""
@@ -81,7 +81,7 @@ class ObjectStore:
         return sorted(i.base_name for i in infos if i.type == arrow_fs.FileType.Directory)
 
     def top(self) -> list[str]:
-        """What there is in the directory itself: names of files and of folders."""
+        """The names of files and folders in the directory itself."""
         infos = self._tried("look into", "", functools.partial(self._listed, ""))
         return sorted(info.base_name for info in infos)
 
@@ -137,16 +137,16 @@ class ObjectStore:
                 while piece := source.read(PIECE_BYTES):
                     fetched.write(piece)
                 size = fetched.tell()
-            # It was read in several requests, which a replacement may have come between.
+            # It was read with several requests, and may have been replaced between them.
             with self._system.open_input_file(path) as source:
                 if self._version(source, path) == version and size == source.size():
                     return cast("io.BufferedIOBase", pa.OSFile(os.fsencode(target)))
         finally:
-            os.unlink(target)  # noqa: PTH108 - what is open can be read to its end
+            os.unlink(target)  # noqa: PTH108 - an open file can still be read
         raise OSError(errno.ESTALE, "it was replaced while it was read")
 
     def _version(self, file: pa.NativeFile, path: str) -> object:
-        """What an opened object is at this moment, as far as its store tells."""
+        """The present version of an opened object, if its store reports it."""
         if self._place.fsspec is not None:
             return filesystems.version(self._place._replace(path=path))
         return file.size(), file.metadata()
@@ -186,8 +186,8 @@ class ObjectStore:
         if self._place.fsspec is not None:
             self._place.fsspec.put_file(str(source), path)
             return
-        # One write of the whole: were it read piece by piece and a read failed, leaving the
-        # stream would complete the upload, half as long as it should be.
+        # Write everything at once: if it were read in pieces and a read failed, leaving the stream
+        # would complete a truncated upload.
         with (
             pa.memory_map(os.fsencode(source)) as mapped,
             self._system.open_output_stream(path) as out,
@@ -204,13 +204,13 @@ class ObjectStore:
         return target
 
     def _delete(self, path: str) -> None:
-        with contextlib.suppress(FileNotFoundError):  # an earlier try did it, and was not told
+        with contextlib.suppress(FileNotFoundError):  # an earlier try succeeded without an answer
             self._system.delete_file(path)
 
-    # Whose it is
+    # Ownership
 
     def _require_owner(self) -> None:
-        """Raises ``StorageError`` where another run took the prefix."""
+        """Raises ``StorageError`` if another run took the prefix."""
         try:
             with self.open(OWNER) as file:
                 found = file.read()
@@ -235,7 +235,7 @@ class ObjectStore:
 
     def copy_to(self, other: ObjectStore) -> list[str]:
         """Copy all objects into another prefix of the same store; returns their names. When it
-        returns, every copy is there and as long as what it was made of.
+        returns, every copy exists and has the length of its original.
         """
         names = self.everything()
 
@@ -256,8 +256,8 @@ class ObjectStore:
         self._tried("copy", source, lambda: self._system.copy_file(*paths))
 
     def remove(self, names: Sequence[str]) -> None:
-        """Delete objects; the owner's mark comes last, so that nobody takes what is left of a
-        directory for a new one.
+        """Delete objects; the owner's mark comes last, so that the rest of a directory is never
+        mistaken for a new one.
         """
 
         def delete(name: str) -> None:
@@ -269,7 +269,7 @@ class ObjectStore:
             delete(OWNER)
 
     def _tried(self, what: str, name: str, action: Callable[[], _Done]) -> _Done:
-        """Do something that may fail for a while. What ``open`` does not find is an answer."""
+        """Do something that may fail for a while. A missing object in ``open`` is an answer."""
         wait_s = WAIT_S
         for tries_left in reversed(range(self.tries)):
             try:

@@ -1,10 +1,10 @@
 """A run directory in an object store that several processes publish into.
 
-A store cannot rename. So a part is put under a name of its own, with the epoch and the worker of
-its claim, in the folder of the launch. It counts once the record of its claim says so, and
-``reveal`` then copies it, within the store, to its final name. That happens while the fleet is
-folded, by whoever holds the directory, and what was staged is removed afterwards: a process that
-returns late puts objects that nobody looks at, or copies from what is not there any more.
+A store cannot rename. So a part is put under a unique name, with the epoch and the worker of its
+claim, in the folder of the launch. It counts once its claim's record says so, and ``reveal`` then
+copies it, within the store, to its final name. The holder of the directory does that while it folds
+the fleet, and then removes the staged objects: a process that returns late puts objects that are
+never read, or fails to copy removed ones.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from batchrun.errors import StorageError
 
 STAGED = "staged"
 TRIES = 6
-"""A worker bears with a store that cannot be reached for longer than a run alone: about a minute,
-since what it has published so far is of use only to the fleet."""
+"""A worker retries an unreachable store for longer than a single run does: about a minute, since
+only the fleet can use what it has published.
+"""
 
 
 class StagedPart(NamedTuple):
-    """A part that counts: what it is, and who staged it in which epoch."""
+    """A part that counts, with the worker and the epoch that staged it."""
 
     kind: str
     shard: int
@@ -38,19 +39,19 @@ class StagedPart(NamedTuple):
         return f"{self.kind}/{part_name(self.shard)}"
 
     def staged(self, folder: str) -> str:
-        """The name that it was put under, in the folder of a launch."""
+        """The staged name, in the folder of a launch."""
         return staged_name(folder, self.final, self.epoch, self.worker)
 
 
 def staged_name(folder: str, name: str, epoch: int, worker: str) -> str:
-    """What a part is called until it counts."""
+    """The name of a part until it counts."""
     return f"{folder}/{STAGED}/{name}.{epoch:06d}.{worker}"
 
 
 class StagedObjects(ObjectStore):
-    """``store.Store`` that stages parts. ``folder`` is that of the launch, ``epoch_of`` gives the
-    epoch of a shard's claim by the file name of its part, ``worker`` is a name that no other
-    process has.
+    """``store.Store`` that stages parts. ``folder`` is that of the launch, ``epoch_of`` returns the
+    epoch of a shard's claim by the file name of its part, ``worker`` is a name unique to this
+    process.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class StagedObjects(ObjectStore):
         super()._put(source, self._staged(name))
 
     def marks(self, names: Sequence[str]) -> dict[str, FileMark]:
-        """See ``store.StoreReader``: of staged parts where there are such."""
+        """See ``store.StoreReader``: of the staged parts, if any."""
         staged = {self._staged(name): name for name in names}
         found = super().marks(list(staged))
         rest = [name for name in names if name not in {staged[path] for path in found}]
@@ -82,7 +83,7 @@ class StagedObjects(ObjectStore):
 
 def reveal(store: ObjectStore, folder: str, parts: Sequence[StagedPart]) -> dict[str, FileMark]:
     """Copy staged parts to their final names, attempts before results; returns the marks of the
-    final ones. It may be done again after a kill. Raises ``StorageError``.
+    final ones. It may be repeated after a kill. Raises ``StorageError``.
     """
     with ThreadPoolExecutor(THREADS) as threads:
         for kind in (REQUESTS, "attempts", "results"):

@@ -1,7 +1,7 @@
-"""The seam between a run directory and what it lies on: a disk, or an object store.
+"""The protocol between a run directory and its storage: a disk, or an object store.
 
-Files are told apart by name: ``summary.json``, ``results/part-00000000.parquet``. What is not the
-run directory (journal, logs, lock) is always on a local disk and does not pass here.
+Files are told apart by name: ``summary.json``, ``results/part-00000000.parquet``. Everything else
+(journal, logs, lock) is always on a local disk and bypasses this protocol.
 """
 
 from __future__ import annotations
@@ -19,27 +19,26 @@ from batchrun.core.text.legible import json_of
 
 KINDS = ("results", "attempts")
 REQUESTS = "requests"
-"""The parts of requests, where a run keeps them."""
+"""The parts of requests, if a run keeps them."""
 PART_KINDS = (*KINDS, REQUESTS)
 """All kinds of parts that a run may have."""
 RESPONSES = "responses"
-"""The folder of what is too large for its column."""
+"""The folder for values too large for their column."""
 SCORES = "scores"
 """The folder of scores, a part for each part of the results."""
 SUMMARY, USAGE = "summary.json", "usage.parquet"
 
 
 class FileMark(NamedTuple):
-    """By what a published file is known again without reading it: its size, and a word for its
-    content, which begins with what it was made from (``footer:`` or ``etag:``); empty where the
-    store has no such word.
+    """Identifies a published file without reading it: its size, and a word for its content that
+    begins with its origin (``footer:`` or ``etag:``); empty if the store has none.
     """
 
     size_bytes: int
     word: str
 
     def fits(self, other: FileMark) -> bool:
-        """Whether both may be of the same content. Words of different makes say nothing."""
+        """Whether both may have the same content. Words of different origin are not compared."""
         if self.size_bytes != other.size_bytes:
             return False
         make, _, _ = self.word.partition(":")
@@ -47,40 +46,40 @@ class FileMark(NamedTuple):
 
 
 class StoreReader(Protocol):
-    """Looks at the files of a run directory. ``StorageError`` means that the store cannot be
-    asked; what it says of a file is an answer.
+    """Reads the files of a run directory. ``StorageError`` means that the store cannot be reached,
+    not that a file is missing.
     """
 
     def where(self, name: str = "") -> str:
-        """The directory, or a file in it, as people may see it."""
+        """The directory, or a file in it, as it may be shown."""
         ...
 
     def names(self, folder: str) -> list[str]:
-        """The names of the files in a folder, in order; none where there is no such folder."""
+        """The names of the files in a folder, in order; empty if there is no such folder."""
         ...
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders in a folder, in order; none where there is no such folder."""
+        """The names of the folders in a folder, in order; empty if there is no such folder."""
         ...
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where it is not there."""
+        """The bytes of a file; None if it does not exist."""
         ...
 
     def marks(self, names: Sequence[str]) -> dict[str, FileMark]:
-        """The marks of those of these files that are there. The files are Parquet."""
+        """The marks of those of these Parquet files that exist."""
         ...
 
     def open(self, name: str) -> io.BufferedIOBase:
-        """A file as it is now, for reading at any place, whatever replaces it meanwhile. It is
-        one of Arrow's own: its threads read it without the interpreter, even at the end of all.
+        """The present version of a file, for random access, even if it is replaced meanwhile. It is
+        an Arrow file, which Arrow's threads read without the interpreter, even at interpreter exit.
 
         Raises ``FileNotFoundError``.
         """
         ...
 
     def peek(self, name: str) -> pa.NativeFile:
-        """The same for reading a few bytes of it: nothing is fetched in advance."""
+        """Like ``open``, for reading a few bytes: nothing is fetched in advance."""
         ...
 
 
@@ -88,18 +87,18 @@ class Store(StoreReader, Protocol):
     """Reads and writes them. A file appears whole or not at all, and replaces an older one."""
 
     drafts: Path
-    """A folder on the disk that drafts are written on."""
+    """The folder for drafts, on a local disk."""
 
     def prepare(self) -> None:
-        """Make the folders where there are such, and take away drafts that a kill left behind."""
+        """Make the folders, if the store has folders, and remove drafts that a kill left behind."""
         ...
 
     def draft(self, name: str) -> Draft:
-        """A new content of a file, nobody's business until it is published."""
+        """A draft of a file's new content, invisible until it is published."""
         ...
 
     def publish(self, drafts: Sequence[Draft]) -> None:
-        """Give drafts their names; durable when this returns.
+        """Give drafts their final names; durable when this returns.
 
         They appear one after the other in this order. An error, or a kill, leaves the first of
         them published and the others as they were. Raises ``OSError`` or ``StorageError``.
@@ -129,7 +128,7 @@ def part_names(store: StoreReader, kind: str) -> list[str]:
 
 
 def read_json(store: StoreReader, name: str) -> Any | None:
-    """A JSON file's value, or None where there is no such file or it is not JSON."""
+    """A JSON file's value, or None if there is no such file or it is not JSON."""
     try:
         with store.open(name) as file:
             return json.loads(file.read())

@@ -1,1 +1,1 @@
-"""What differs between the operating systems that batchrun runs on."""
+"""Differences between the operating systems that batchrun runs on."""

@@ -1,7 +1,7 @@
 """Linux and macOS: every call and path that only one of them has, in one place.
 
-The rest of the package uses what both have, so a port, or a look at what a platform lacks, begins
-and ends here. What a system can do is found by asking for the function, never by its name.
+The rest of the package only uses what both have, so a port only touches this module. Features are
+detected by looking for the function, never by the name of the system.
 
 Durability is where they differ most. ``fsync`` on Linux waits until the disk has the data. On macOS
 it only hands the data to the drive, which may hold it in its cache; ``fcntl`` with ``F_FULLFSYNC``
@@ -44,7 +44,7 @@ _ZEROS = bytes(2**16)
 
 
 def _flush_fully(descriptor: int) -> None:
-    """``F_FULLFSYNC``; where the file system has none, such as one in the network, ``fsync``."""
+    """``F_FULLFSYNC``, or ``fsync`` if the file system has none, such as a network one."""
     assert _FULL is not None
     try:
         fcntl.fcntl(descriptor, _FULL)
@@ -55,23 +55,23 @@ def _flush_fully(descriptor: int) -> None:
 
 
 flush: Callable[[int], None] = os.fsync if _FULL is None else _flush_fully
-"""A file, or the names in a folder, would survive a power cut."""
+"""Make a file, or the names in a folder, survive a power cut."""
 
 flush_data: Callable[[int], None] = (
     getattr(os, "fdatasync", os.fsync) if _FULL is None else _flush_fully
 )
-"""The same, without what only tells about the file, where the system can leave that out."""
+"""Make a file's data survive a power cut, without other metadata if the system can omit it."""
 
 
 def _fill(descriptor: int, _: int, size: int) -> None:
-    """Write zeros behind the end of a file until it has this size."""
+    """Write zeros after the end of a file until it has this size."""
     at = os.fstat(descriptor).st_size
     while at < size:
         at += os.pwrite(descriptor, _ZEROS[: size - at], at)
 
 
 reserve: Callable[[int, int, int], None] = getattr(os, "posix_fallocate", _fill)
-"""Take disk space for a file now: ``reserve(descriptor, 0, size)``. What is in it stays."""
+"""Take disk space for a file now: ``reserve(descriptor, 0, size)``. Its content is kept."""
 
 _preadv: Callable[[int, list[memoryview], int], int] | None = getattr(os, "preadv", None)
 
@@ -91,7 +91,7 @@ def read_into(descriptor: int, view: memoryview, offset: int) -> int:
 
 
 def open_descriptors() -> int | None:
-    """How many files this process has open; None where the system does not list them."""
+    """How many files this process has open; None if the system does not list them."""
     for folder in _DESCRIPTORS:
         with contextlib.suppress(OSError):
             return len(os.listdir(folder))  # noqa: PTH208 - names, not paths
@@ -128,7 +128,7 @@ def reopenable() -> tuple[IO[bytes], str]:
 
 
 def is_of_the_kernel(path: Path) -> bool:
-    """Whether a resolved path leads to what the kernel shows of processes and devices, or to one
+    """Whether a resolved path leads into the kernel's files about processes and devices, or to one
     of this process's own descriptors.
     """
     parts = path.parts[1:]
@@ -136,8 +136,8 @@ def is_of_the_kernel(path: Path) -> bool:
 
 
 def is_endless(found: os.stat_result) -> bool:
-    """Whether something is a character device that holds no text and never ends, as ``/dev/zero``
-    and ``/dev/random`` do; ``/dev/null`` is none.
+    """Whether it is a character device without text and without an end, such as ``/dev/zero`` and
+    ``/dev/random``, but not ``/dev/null``.
     """
     if not stat.S_ISCHR(found.st_mode):
         return False
@@ -158,9 +158,9 @@ Linux does; BSD's kernels, and macOS, report at once that there is none.
 
 
 def end_group(process: int) -> None:
-    """Kill a process that leads a group of its own, and what it started. It was not waited for
-    before, so its number is its. One that ended already is a ``ProcessLookupError`` on Linux; on
-    macOS a group of which only the dead are left is a ``PermissionError``.
+    """Kill a process that leads its own group, and everything it started. It must not have been
+    waited for, so that its process id is still its own. If it has ended, Linux raises
+    ``ProcessLookupError``; macOS raises ``PermissionError`` for a group with only dead processes.
     """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process, signal.SIGKILL)
@@ -178,9 +178,7 @@ def _sysctl(name: str) -> bytes | None:
 
 
 def _boot_session() -> str:
-    """What macOS drew when it started (``kern.bootsessionuuid``); the host's name where it says
-    nothing.
-    """
+    """The random boot id of macOS (``kern.bootsessionuuid``); the host's name if there is none."""
     found = (_sysctl("kern.bootsessionuuid") or b"").rstrip(b"\0").decode("ascii", "replace")
     return found or socket.gethostname()
 
@@ -189,7 +187,7 @@ _boot_session_once = functools.cache(_boot_session)
 
 
 def boot_id() -> str:
-    """What tells this machine from others, and from itself before it was started again."""
+    """An id that differs between machines, and changes when a machine is restarted."""
     try:
         return _BOOT_ID.read_text("ascii").strip()
     except OSError:
@@ -199,8 +197,8 @@ def boot_id() -> str:
 real_s: Callable[[], float] = functools.partial(
     time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 )
-"""Seconds by a clock that is never set, and goes on while the machine sleeps. Linux has a clock of
-its own for that; macOS' monotonic one does so, and is not the one that ``time.monotonic`` reads.
+"""Seconds by a clock that is never set, and continues while the machine sleeps. Linux has a special
+clock for that; on macOS it is the monotonic one, which ``time.monotonic`` does not read.
 """
 
 
@@ -216,7 +214,7 @@ def waited_s() -> float:
 
 def open_files_limit() -> tuple[int | None, int | None]:
     """How many files this process may have open, and how far it may raise that itself; None: any
-    number. The second may be no limit on macOS, which then takes ``kern.maxfilesperproc`` at most.
+    number. On macOS the second may be unlimited; ``kern.maxfilesperproc`` then applies.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = None if hard == resource.RLIM_INFINITY else hard
@@ -226,13 +224,15 @@ def open_files_limit() -> tuple[int | None, int | None]:
 
 
 def raise_open_files(limit: int) -> None:
-    """Let this process have so many files open: at most what ``open_files_limit`` allows."""
+    """Raise the number of files that this process may have open, at most to what
+    ``open_files_limit`` allows.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def keep_one_arena() -> None:
-    """Have glibc's allocator use one arena for all threads, where this is glibc."""
+    """Make glibc's allocator use one arena for all threads; no effect without glibc."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
@@ -247,8 +247,8 @@ _KEEPALIVE = (
 
 
 def keepalive_options(idle_s: int, interval_s: int, probes: int) -> list[tuple[int, int, int]]:
-    """The options (level, name, value) of a socket that is probed while it is silent, as far as
-    this system has them.
+    """The options (level, name, value) of a socket that is probed while it is silent; those that
+    this system has.
     """
     found = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     for names, value in zip(_KEEPALIVE, (idle_s, interval_s, probes), strict=True):
@@ -258,4 +258,4 @@ def keepalive_options(idle_s: int, interval_s: int, probes: int) -> list[tuple[i
 
 
 NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
-"""What a file system without locks answers; Linux has one number for the last two, macOS two."""
+"""The errors of a file system without locks; Linux has one number for the last two, macOS two."""

@@ -73,7 +73,7 @@ def command(
                 )
                 sys.stdout.flush()
         except BrokenPipeError:
-            # Whoever read the lines has enough of them. Python would flush once more at the end.
+            # The reader of the lines stopped early. Python would flush once more at the end.
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return

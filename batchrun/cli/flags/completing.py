@@ -1,7 +1,7 @@
-"""What the shell offers when Tab is pressed behind a flag or an argument.
+"""Completions that the shell offers for flags and arguments.
 
 Commands, flags and choices are completed by click itself. Completion must never fail, wait or print
-anything: whatever goes wrong, nothing is offered.
+anything: after any error, nothing is offered.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def completer_of(setting: Setting) -> Completer | None:
 
 
 def _after_comma(incomplete: str, words: Iterable[str]) -> list[Any]:
-    """Words that begin with what stands behind the last comma, with what stands before it."""
+    """Words that complete the text after the last comma, prefixed with the text before it."""
     before, comma, begun = incomplete.rpartition(",")
     given = set(before.split(","))
     return [
@@ -105,7 +105,7 @@ def _columns(ctx: click.Context) -> list[str]:
 
 
 def _typed() -> tuple[list[str], str | None]:
-    """The words of the command line that are no values of flags, and the value of ``-c``."""
+    """The words of the command line that are not values of flags, and the value of ``-c``."""
     words = shlex.split(os.environ.get("COMP_WORDS", ""))
     pairs = list(itertools.pairwise(words))[1:]
     config = next((word for before, word in pairs if before in ("-c", "--config")), None)

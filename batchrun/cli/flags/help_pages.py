@@ -1,7 +1,7 @@
 """Help on two pages: ``-h`` fits one screen, ``--help`` lists every flag in groups.
 
 click knows neither groups nor a short page. The libraries that add groups cost too much at the
-start or require a newer click (docs/adr/0054); what is needed of them is in this module.
+start or require a newer click (docs/adr/0054); the needed parts are in this module.
 """
 
 from __future__ import annotations

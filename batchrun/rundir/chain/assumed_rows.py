@@ -1,8 +1,8 @@
-"""The rows of a run over answers (``--from``, judges) before there is an answer: for estimates.
+"""The rows of a run over answers (``--from``, judges) before there are answers, for estimates.
 
-They are made by the reader that such a run has, of the results that the other run would write. In
-place of each answer's text stands ``ANSWER``, a single character: where templates show it, the
-tokens of an answer are to be added.
+They are made by the reader of such a run, from the results that the other run would write. Each
+answer's text is ``ANSWER``, a single character: where a template shows it, the caller adds the
+tokens of an answer.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from batchrun.core.settings.reading import NOW
 from batchrun.records import Request, Row
 
 ANSWER = "\ue000"
-"""A character for private use, so that hardly any text has it."""
+"""A private-use character, which hardly any text contains."""
 _NO_FILE = Stamp("", 0, 0, None)
 _NOTHING = Carry(pa.schema([]), (), everything=False)
 _TYPES = dict(part_schema.RESULT_FIELDS)
 
 
 def unread_source(carried: pa.Schema, messages: Any = None) -> RunSource:
-    """A run without a directory: all that is known of it is the columns that it will carry."""
+    """A run without a directory yet: only the columns that it will carry are known."""
     return RunSource("", "", DiskStore(Path()), (), carried, "ok", messages=messages)
 
 
 def shaper_over(plan: Plan, carried: pa.Schema) -> Splitter:
     """How the rows over the answers of such a run are made. Raises ``UsageError`` for a template
-    that names what it will not have.
+    with a field that they will not have.
     """
     splitter = splitter_of(KIND, plan, NOW)
     reader = RunReader(unread_source(carried), frozenset(), [_NO_FILE], None, 1, splitter)
@@ -49,7 +49,7 @@ def shaper_over(plan: Plan, carried: pa.Schema) -> Splitter:
 
 
 class AssumedRows(RunReader):
-    """Makes the rows over answers that are not there yet."""
+    """Makes the rows over answers that do not exist yet."""
 
     def __init__(self, plan: Plan, carried: pa.Schema) -> None:
         """``carried`` are the columns that the answers will carry. Raises ``UsageError`` as

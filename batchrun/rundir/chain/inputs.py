@@ -1,4 +1,4 @@
-"""The input of a run, whatever it is: files, or the results of another run."""
+"""The input of a run: files, or the results of another run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from batchrun.rundir.chain.requests import SourceMessages
 def find(settings: Settings, plan: Plan | None, reading: Reading) -> Input:
     """The input that settings name, with the templates of ``plan`` applied to its rows.
 
-    Raises as ``opening.find``; for the results of a run ``UsageError`` where that is not finished,
-    and ``DamagedError`` where it is not whole.
+    Raises what ``opening.find`` raises; for the results of a run, ``UsageError`` if that run is not
+    finished and ``DamagedError`` if it is not whole.
     """
     if settings.source is None:
         return opening.find(settings.files, settings.format, plan, reading)
     assert plan is not None
     if settings.against is not None:
-        from batchrun.rundir.chain import pairs  # judges of pairs alone need what compares runs
+        from batchrun.rundir.chain import pairs  # only judges of pairs need the comparison
 
         return pairs.find(settings, plan, find)
     looked = sources.look_at(settings.source)
@@ -40,7 +40,7 @@ def find(settings: Settings, plan: Plan | None, reading: Reading) -> Input:
 
 
 def find_chained(settings: Settings) -> Input:
-    """The results that a run of these settings reads (``--from``). Raises as ``find``, and
+    """The results that a run of these settings reads (``--from``). Raises what ``find`` raises, and
     ``UsageError`` for a run that would be made from itself.
     """
     assert settings.source is not None

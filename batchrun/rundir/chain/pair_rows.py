@@ -1,7 +1,7 @@
 """Pairs of answers as input (``judge --against``): one row per row that both runs answered.
 
-It is the source of a chained run with a second answer beside the first. The rows are those of the
-run that is judged, in its order; which row of the other run belongs to each is known before.
+It is the source of a chained run with a second answer next to the first. The rows are those of the
+judged run, in its order; which row of the other run belongs to each is known beforehand.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _NUMBER = "row"
 Answers = Callable[[Sequence[int], Sequence[str]], Mapping[int, Mapping[str, Any]]]
 """Columns of some rows of the other run, by row."""
 Partners = Callable[[Sequence[int]], Sequence[int | None]]
-"""The row of the other run that belongs to each of these rows; None where there is none."""
+"""The row of the other run that belongs to each of these rows; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class OtherRun:
-    """The run whose answers are compared with. ``pairs`` is how many rows both runs answered."""
+    """The run to compare with. ``pairs`` is how many rows both runs answered."""
 
     source: RunSource
     partners: Partners
@@ -58,7 +58,7 @@ class OtherRun:
 
 @dataclass(frozen=True, slots=True)
 class PairInput(RunInput):
-    """An ``Input`` that is pairs of answers. ``swapped`` is whether ``a`` is the answer of the
+    """An ``Input`` made of pairs of answers. ``swapped`` is whether ``a`` is the answer of the
     other run.
     """
 
@@ -86,10 +86,10 @@ class PairInput(RunInput):
 def pair_input(
     source: RunSource, other: OtherRun, stamps: Sequence[Stamp], plan: Plan, *, swapped: bool
 ) -> PairInput:
-    """The input that pairs of answers are, with the templates of ``plan`` applied to them.
+    """Pairs of answers as an input, with the templates of ``plan`` applied to them.
 
-    Raises ``InputError`` where no row has an answer in both runs, ``UsageError`` for a template
-    that names what is not there.
+    Raises ``InputError`` if no row has an answer in both runs, ``UsageError`` for a template with
+    an unknown field.
     """
     found = PairInput(
         tuple(stamps),
@@ -147,7 +147,7 @@ class PairReader(RunReader):
                 yield batch
 
     def _as_input(self, results: pa.RecordBatch) -> pa.RecordBatch:
-        """Results as pairs: those rows that the other run answered too, with its answers."""
+        """Results as pairs: the rows that the other run answered too, with its answers."""
         partners = self._other.partners(results.column("row").to_pylist())
         results = results.filter(pa.array([row is not None for row in partners], pa.bool_()))
         rows = [row for row in partners if row is not None]
@@ -173,14 +173,14 @@ class PairReader(RunReader):
         return sorted({*super()._columns(), *more, *self._fields.intersection(FIELDS)})
 
     def _side(self, results: pa.RecordBatch, used: Sequence[str]) -> pa.StructArray:
-        """The answers of the run that is judged."""
+        """The answers of the judged run."""
         names = [*used, _HASH, _NUMBER]
         arrays = [column_of(results, name) for name in names]
         found: pa.StructArray = pa.StructArray.from_arrays(arrays, names=names)
         return found
 
     def _answer_of(self, answer: Mapping[str, Any], row: int, kind: Any) -> dict[str, Any]:
-        """An answer of the other run, as one of the first is."""
+        """An answer of the other run, in the same form as one of the judged run."""
         known = {**answer, _NUMBER: row}
         return {kind.field(n).name: known.get(kind.field(n).name) for n in range(kind.num_fields)}
 
@@ -194,7 +194,7 @@ class PairReader(RunReader):
             hashes = [answer.pop(_HASH) for answer in found[side]]
             if MESSAGES not in self._fields or run.messages is None:
                 continue
-            # They are asked for in the order of the rows, whatever that of the pairs is.
+            # They are looked up in row order, whatever the order of the pairs.
             order = sorted(range(len(rows)), key=rows.__getitem__)
             said = run.messages([rows[n] for n in order], [hashes[n] for n in order])
             for place, messages in zip(order, said, strict=True):

@@ -33,8 +33,8 @@ _NONE = -1
 def find(settings: Settings, plan: Plan, finding: Find) -> Input:
     """The pairs that settings name. ``finding`` opens an input, for the requests of a run.
 
-    Raises ``UsageError`` where the other run is not finished or rows cannot be paired,
-    ``InputError`` where no row has an answer in both runs.
+    Raises ``UsageError`` if the other run is not finished or rows cannot be paired, ``InputError``
+    if no row has an answer in both runs.
     """
     assert settings.source is not None
     assert settings.against is not None
@@ -64,7 +64,7 @@ def find(settings: Settings, plan: Plan, finding: Find) -> Input:
 
 
 def _other(name: str) -> SourceRun:
-    """The run that is compared with. Raises ``UsageError`` where it is not finished."""
+    """The run to compare with. Raises ``UsageError`` if it is not finished."""
     try:
         looked = sources.look_at(name)
         sources.require(looked, allow_partial=False)
@@ -78,7 +78,7 @@ class _Partners:
     """Which row of the other run belongs to each row, as a file with a number for every row."""
 
     def __init__(self, mine: Side, theirs: Side) -> None:
-        """Raises ``UsageError`` where rows cannot be told apart."""
+        """Raises ``UsageError`` if rows cannot be told apart."""
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="batchrun-pairs-")  # noqa: SIM115 - it is closed with this
         self._rows = self.pairs = 0
         with Pairs(mine, theirs, Evaluation()) as pairs:

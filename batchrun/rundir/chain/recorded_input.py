@@ -21,7 +21,7 @@ from batchrun.rundir.resend import Build
 from batchrun.rundir.state_reader import Recorded
 
 _ALSO = ("output.check_schema", "output.check_tools")
-"""Settings that make bad rows of some, and are not among those that shape requests."""
+"""Settings that can make a row bad without being among those that shape requests."""
 Find: TypeAlias = Callable[[Settings, Plan | None, Reading], Input]
 """Opens the input of settings; see ``inputs.find``."""
 _NEEDED = ("input.carry", "output.shard_rows", "request.model", "request.params", "request.stream")
@@ -46,8 +46,8 @@ def reopened(
     asked: str,
     find: Find,
 ) -> Reopened:
-    """Open the files of these names as the run would; without names, the run that it was made from
-    (``--from``). ``asked`` is what asks for it, for messages.
+    """Open these files as the run would; without names, the run that it was made from (``--from``).
+    ``asked`` names the caller's command or flag, for messages.
 
     Raises ``InputError`` or ``UsageError``, and ``InputLostError`` for input that cannot be read.
     """
@@ -71,7 +71,7 @@ def reopened(
 
 
 def _reading(summary: Mapping[str, Any] | None, known: Recorded | None) -> Reading:
-    """The rules that the run read its input by."""
+    """The rules by which the run read its input."""
     found = known.meta.get(READING) if known else (summary or {}).get("settings")
     files = files_of(known.meta) if known else 0
     return recorded_reading(found if isinstance(found, dict) else {}, files)
@@ -85,7 +85,7 @@ def _settings(
     input_format: str,
     asked: str,
 ) -> Settings:
-    """The settings of the run, as they were recorded, over this input."""
+    """The recorded settings of the run, over this input."""
     told = summary.get("settings") if summary else None
     told = told if isinstance(told, dict) else {}
     found = dict(known.settings) if known else {}

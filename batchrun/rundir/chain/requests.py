@@ -1,7 +1,7 @@
-"""The requests of a run's rows, found again: bodies that it kept, or made once more of its input.
+"""The requests of a run's rows, found again: bodies that it kept, or bodies rebuilt from its input.
 
-What the input gives is held against the ``request_hash`` of the row, so that no request is taken
-for one that was never sent. Rows come in ascending order, and the input is read forward.
+A rebuilt body is checked against the ``request_hash`` of the row, so that none is returned that was
+never sent. Rows come in ascending order, and the input is read forward.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ CHECKED_ROWS = 512
 
 @dataclass(frozen=True, slots=True)
 class FoundRequest:
-    """The body of a row's request, and where it was found: ``requests``, ``input``, or None for
-    not at all. ``note`` says what there is to know about that.
+    """The body of a row's request, and where it was found: ``requests``, ``input``, or None if it
+    was not found. ``note`` explains.
     """
 
     body: Mapping[str, Any] | None
@@ -45,7 +45,7 @@ class FoundRequest:
 
 
 class RemadeRequests:
-    """Makes requests again of the input of a run, which is opened for the first of them."""
+    """Rebuilds requests from the input of a run, which is opened for the first of them."""
 
     def __init__(
         self, look: Look, known: Recorded | None, summary: Mapping[str, Any], find: Find
@@ -104,7 +104,7 @@ class RemadeRequests:
         return FoundRequest(json.loads(request.body), INPUT, note)
 
     def _read(self, opened: Reopened, rows: Sequence[int]) -> Iterator[Row]:
-        """These rows of the input: on from where it was read last, else from the start of their
+        """These rows of the input, read from the latest position, or else from the start of their
         shard.
         """
         left, last = set(rows), max(rows)
@@ -121,7 +121,7 @@ class RemadeRequests:
             self._block = next(self._blocks, None)
 
     def _enter(self, opened: Reopened, shard: int) -> None:
-        """Begin reading at a shard, by its place in the input where that is recorded."""
+        """Begin reading at a shard, at its recorded place in the input if there is one."""
         before = self._known.shards.get(shard - 1) if self._known is not None else None
         span = Span(0, None, Position())
         if before is not None and before.rows_read == self._shard_rows:
@@ -131,13 +131,13 @@ class RemadeRequests:
         self._block = next(self._blocks, None)
 
     def close(self) -> None:
-        """Let go of the input's files."""
+        """Close the input's files."""
         with contextlib.suppress(AttributeError):
             self._blocks.close()  # type: ignore[attr-defined]
         self._block = None
 
     def opened(self) -> Reopened | None:
-        """The input, opened; None where it cannot be: ``why`` says why."""
+        """The input, opened; None if it cannot be, and ``why`` says why."""
         if self._input is None and self.why is None:
             try:
                 self._input = self._open()
@@ -170,7 +170,7 @@ class RemadeRequests:
         return reopened(names, form or "auto", asked=asked)
 
     def is_unchanged(self) -> bool:
-        """Whether the input surely is what the run read."""
+        """Whether the input is certain to be what the run read."""
         opened = self.opened()
         told = self._known.meta.get("input") if self._known is not None else None
         if opened is None or not isinstance(told, list):
@@ -213,7 +213,7 @@ class SourceMessages:
         return [found[row].get("messages") if row in found else None for row in rows]
 
     def _kept(self, wanted: Mapping[int, str]) -> dict[int, Mapping[str, Any]]:
-        """The bodies of those rows that the run kept."""
+        """The bodies that the run kept of these rows."""
         found: dict[int, Mapping[str, Any]] = {}
         for shard in sorted({row // self._shard_rows for row in wanted}):
             for group in self._groups(shard, wanted):
@@ -223,7 +223,7 @@ class SourceMessages:
         return found
 
     def _groups(self, shard: int, wanted: Mapping[int, str]) -> list[int]:
-        """The row groups of a part of requests that may have one of these rows."""
+        """The row groups of a part of requests that may contain one of these rows."""
         found = []
         with contextlib.suppress(FileNotFoundError), self._opened(shard) as part:
             place = part.schema_arrow.get_field_index("row")
@@ -245,7 +245,7 @@ class SourceMessages:
 
     @contextlib.contextmanager
     def _opened(self, shard: int) -> Iterator[pq.ParquetFile]:
-        """A part of requests. Raises ``FileNotFoundError`` where the run kept none."""
+        """A part of requests. Raises ``FileNotFoundError`` if the run kept none."""
         name = f"{REQUESTS}/{part_name(shard)}"
         try:
             with self._store.open(name) as file, pq.ParquetFile(file, pre_buffer=False) as part:
@@ -257,8 +257,8 @@ class SourceMessages:
             raise InputLostError(message) from error
 
     def require(self, status: str) -> None:
-        """Raise ``InputError`` where the requests of the selected rows (``status``) are not all
-        there. Reads them only if the run did not keep them and its input was touched.
+        """Raise ``InputError`` if a request of the selected rows (``status``) is missing. Reads
+        them only if the run did not keep them and its input was touched.
         """
         if self._are_kept() or self._remade.is_unchanged():
             return

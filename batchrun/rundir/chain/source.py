@@ -1,8 +1,9 @@
-"""The run that ``--from`` names: whether it can be read as input, and what tells that it changed.
+"""The run that ``--from`` names: whether it can be read as input, and how a change to it is
+noticed.
 
 It is only read, like any other input: it needs neither lock nor permission to write, and may be in
-an object store. Each of its parts is known again by the digest that its own state file records, so
-that looking whether it changed reads no row.
+an object store. Each of its parts is identified by the digest in its own state file, so checking
+for changes reads no row.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ from batchrun.rundir.inspect import Look
 from batchrun.rundir.state_reader import Recorded
 
 HOPS_MAX = 100
-"""A longer chain is taken for one without a cycle."""
+"""A chain longer than this is assumed to have no cycle."""
 _FINISHED = ("complete", "complete_with_errors")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRun:
-    """A run directory that answers are read from, looked at once. ``known`` is what its state file
-    says, None where that is out of reach; ``summary`` is empty where there is none.
+    """A run directory to read answers from, inspected once. ``known`` is what its state file says,
+    None if that cannot be read; ``summary`` is empty if there is none.
     """
 
     name: str
@@ -58,13 +59,13 @@ class SourceRun:
 
     @property
     def where(self) -> str:
-        """The directory, as text that finds it from anywhere."""
+        """The directory as text, valid from any working directory."""
         store = self.look.store
         return str(store.folder.resolve()) if isinstance(store, DiskStore) else store.where()
 
     @property
     def run(self) -> str | None:
-        """The id of the run; None where a version without ids began it."""
+        """The id of the run; None if a version without ids began it."""
         for found in ((self.known.meta if self.known else {}).get("run"), self.summary.get("run")):
             if isinstance(found, str) and found:
                 return found
@@ -80,7 +81,7 @@ class SourceRun:
 
 
 def look_at(name: str) -> SourceRun:
-    """Look at a run directory. Raises ``UsageError`` for what is none or cannot be read."""
+    """Inspect a run directory. Raises ``UsageError`` if it is not one or cannot be read."""
     shown = format_address(name)
     local = local_path(name)
     if local is not None and not Path(local).is_dir():
@@ -123,8 +124,8 @@ def _checkpoint_elsewhere(name: str) -> str | None:
 
 
 def require(source: SourceRun, *, allow_partial: bool) -> None:
-    """Raise ``UsageError`` for a source that is not finished, unless that is allowed, and
-    ``DamagedError`` for one that is not whole.
+    """Raise ``UsageError`` for an unfinished source, unless that is allowed, and ``DamagedError``
+    for an incomplete one.
     """
     if not allow_partial:
         _require_finished(source)
@@ -165,7 +166,7 @@ def require_another(source: SourceRun, directory: str) -> None:
 
 
 def recorded_source(source: SourceRun) -> str | None:
-    """The directory that a run was made from itself; None where it has no source."""
+    """The directory that a run was itself made from; None if it has no source."""
     found = (source.known.meta if source.known else {}).get(SOURCE)
     if isinstance(found, dict) and isinstance(found.get("directory"), str):
         return str(found["directory"])
@@ -230,8 +231,8 @@ def _damaged(source: SourceRun, why: str) -> DamagedError:
 
 
 def stamps(source: SourceRun) -> list[Stamp]:
-    """By what each part of the results is known again: its size and its digest, as the run records
-    it; else the word of its store, or the digest of its content.
+    """What identifies each part of the results: its size and its digest as the run recorded them;
+    else the version that its store reports, or the digest of its content.
 
     Raises ``DamagedError`` for a part that is not the one that was published.
     """
@@ -280,7 +281,7 @@ def carried(source: SourceRun) -> pa.Schema:
 
 
 def run_source(source: SourceRun, status: str) -> RunSource:
-    """The source as the reader of its rows takes it."""
+    """The source in the form that its row reader takes."""
     return RunSource(
         source.name,
         source.where,

@@ -1,4 +1,4 @@
-"""``batchrun bless``: the baseline link, moved to a run at once or not at all."""
+"""``batchrun bless``: moves the baseline link to a run, atomically."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def bless(directory: str, target: str | None, *, force: bool = False) -> Blessed
     run recorded. ``force`` blesses a run that is unfinished, or whose gates failed.
 
     The link is relative, so a folder of runs can be moved; it names the run itself, not a link to
-    it. Raises ``UsageError`` where it cannot be, ``StorageError`` where it cannot be written.
+    it. Raises ``UsageError`` if the run cannot be blessed, ``StorageError`` if the link cannot be
+    written.
     """
     if local_path(directory) is None:
         message = (

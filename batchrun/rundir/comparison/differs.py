@@ -68,7 +68,7 @@ def _change(name: str, a: Side, b: Side) -> str:
 
 
 def _judge(name: str, a: Side, b: Side) -> str:
-    """What is another about a judge."""
+    """What differs about a judge."""
     for letter, side in (("A", a), ("B", b)):
         if name not in side.judges:
             return f"the judge {name}, which {letter} has not"
@@ -78,8 +78,8 @@ def _judge(name: str, a: Side, b: Side) -> str:
 
 
 def _scores(a: Side, b: Side, evaluation: Evaluation) -> list[str]:
-    """Scores that both runs have by different definitions, and, of those that are compared, those
-    that only one has.
+    """Scores that the runs define differently and, among those compared, the ones that only one run
+    has.
     """
     first, second = (_definitions(side) for side in (a, b))
     compared = {score.name for score in evaluation.scores}
@@ -101,7 +101,7 @@ def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def warnings(pairs: Pairs, found: Status) -> list[str]:
-    """What keeps a comparison from saying what it seems to say, a sentence each."""
+    """Caveats of a comparison, one sentence each."""
     told = []
     for letter, side in (("A", pairs.a), ("B", pairs.b)):
         if side.live:

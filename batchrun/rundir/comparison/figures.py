@@ -1,7 +1,7 @@
 """The figures of a comparison: aggregates over the pairs, and the intervals made of them.
 
-With repeats, what is compared of a score is the average of a row's answers: a row is drawn at
-random, its answers belong together.
+With repeats, the average over a row's answers is compared: rows are the random sample, and the
+answers to one row belong together.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["FIGURES", "MetricFigures", "ScoreFigures", "Status", "metric_figures
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Pairs by what became of them, first in A and then in B, and what changed."""
+    """Pairs by their outcome in A and in B, and what changed."""
 
     ok_ok: int
     ok_error: int
@@ -92,7 +92,7 @@ class MetricFigures:
     groups: dict[str, MetricFigures] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``--json``; ``groups`` only where there are some."""
+        """For ``--json``; ``groups`` only if there are any."""
         found: dict[str, Any] = {
             name: getattr(self, name) for name in ("a", "b", "difference", "low", "high")
         }
@@ -102,7 +102,7 @@ class MetricFigures:
 
     @property
     def detectable(self) -> float | None:
-        """The smallest true difference that 80 of 100 such comparisons find."""
+        """The smallest true difference that 80 of 100 such comparisons would detect."""
         if self.low is None or self.high is None:
             return None
         return _detectable(Interval(self.low, self.high))
@@ -185,7 +185,7 @@ def _mean_interval(n: int, mean: float | None, variance: float | None) -> Interv
 
 
 def _detectable(interval: Interval) -> float:
-    """From the interval, which is open even where no pair flipped."""
+    """Computed from the interval, which has a width even if no pair flipped."""
     half = (interval.high - interval.low) / 2
     return detectable(half / two_sided_z(CONFIDENCE))
 
@@ -201,16 +201,14 @@ def metric_figures(pairs: Pairs) -> dict[str, MetricFigures]:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What failed rows count as: those of A as ``a``, those of B as ``b``; None leaves them as they
-    are.
-    """
+    """What failed rows count as: those of A as ``a``, those of B as ``b``; None changes nothing."""
 
     a: int | None = None
     b: int | None = None
 
 
 def mean_figures(pairs: Pairs, n: int, end: End = End()) -> MetricFigures:
-    """A metric that is a mean, failed rows counted as ``end`` says where they count at all."""
+    """A metric that is a mean; failed rows, if they count at all, count as ``end`` says."""
     one = pairs.measures.metric(pairs.measures.metrics[n])[1]
     parsed = one.parsed
     by_rows = pairs.repeated or parsed.of_repeats is not None
@@ -230,7 +228,7 @@ def mean_figures(pairs: Pairs, n: int, end: End = End()) -> MetricFigures:
         f"WHERE a_m{n} IS NOT NULL AND b_m{n} IS NOT NULL)"
     )
     if by_rows:
-        # What a row's answers come to, first.
+        # First aggregate the answers of each row.
         of_a, of_b = (
             of_repeats.row(parsed, side, f"{side}_failed", instead)
             for side, instead in counted_as.items()
@@ -257,10 +255,10 @@ def mean_figures(pairs: Pairs, n: int, end: End = End()) -> MetricFigures:
             sums = clusters.get((bool(is_group), key))
             interval = clustered_interval(*sums) if sums else None
             if sums and zero_one == count and not any(counts[1:3]):
-                # No pair flipped: as few as the clusters are what this rests on.
+                # No pair flipped: the evidence is only as large as the number of clusters.
                 interval = paired_share_interval(0, 0, 0, sums[0])
         elif zero_one == count and count and not (pairs.repeated and any(counts[1:3])):
-            # With repeats only where no row flipped: Student's interval would be empty.
+            # With repeats, only if no row flipped: Student's interval would be empty.
             interval = paired_share_interval(*map(int, counts))
         else:
             interval = _mean_interval(count, finite(mean), finite(variance))
@@ -290,7 +288,7 @@ def _with_groups(whole: MetricFigures, groups: dict[str, MetricFigures]) -> Metr
 
 
 def _clusters(pairs: Pairs, each: str, sets: str) -> dict[tuple[bool, str | None], tuple[Any, ...]]:
-    """By group: clusters, pairs, and the sums that the clustered error is made of."""
+    """By group: clusters, pairs, and the sums for the clustered error."""
     flag, listed = ("grouping(g) = 0", "(c), (c, g)") if sets else ("FALSE", "(c)")
     name = "any_value(g)" if sets else "NULL"
     inner = (
@@ -388,7 +386,7 @@ def _values(
         )
     named, sets = _grouping(one, "__group")
     found = []
-    # One group of rows after the other: all at once take fifty times the memory.
+    # One group of rows at a time: all at once take fifty times the memory.
     for number in range(-1, GROUPS):
         rows = f"(SELECT * FROM {table} WHERE __bucket <> {number}) AS results"
         found += pairs.rows(f"SELECT {named}, {number}, {value} FROM {rows} {sets}")

@@ -1,7 +1,7 @@
 """The verdicts on difference gates: a run against its baseline.
 
-What could make a verdict look better than it is turns it into ``inconclusive``: a baseline that
-cannot be compared with, rows of the baseline that are missing, failed rows that decide.
+A verdict becomes ``inconclusive`` if it could look better than it is: because the baseline is not
+comparable, rows of the baseline are missing, or failed rows decide.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from batchrun.rundir.comparison.side import open_side, side_of
 
 
 class Judged(NamedTuple):
-    """The difference that a gate judged, None where there is none, and the verdict."""
+    """The difference that a gate judged (None if there is none), and the verdict."""
 
     value: float | None
     verdict: Verdict
@@ -34,7 +34,7 @@ def differences(
     evaluation: Evaluation, directory: str, store: StoreReader, summary: Mapping[str, Any]
 ) -> dict[str, Judged]:
     """The difference gates of a finished run, by name. ``summary`` is what the run is about to
-    write, its scores included. What keeps both from being compared makes them inconclusive.
+    write, its scores included. They are inconclusive if the runs cannot be compared.
     """
     rules = evaluation.gates.differences
     if not rules:
@@ -61,7 +61,7 @@ def _all(rules: tuple[DifferenceRule, ...], verdict: Verdict) -> dict[str, Judge
 
 
 def _missing(baseline: str) -> Verdict | None:
-    """The verdict where there is no baseline; None where there is one."""
+    """The verdict if there is no baseline; None if there is one."""
     local = local_path(baseline)
     if local is None or Path(local).exists():
         return None
@@ -125,13 +125,13 @@ def _judged(rule: DifferenceRule, pairs: Pairs, figures: Mapping[str, MetricFigu
 
 
 def _of(rule: DifferenceRule, found: MetricFigures) -> Verdict:
-    # Rows that failed in one of the runs are no evidence that both answered alike.
+    # Rows that failed in one of the runs do not show that both answered alike.
     pairs = found.pairs if found.scored else 0
     return judge_difference(rule, found.difference, found.low, found.high, pairs)
 
 
 def _despite_errors(rule: DifferenceRule, pairs: Pairs, verdict: Verdict) -> Verdict:
-    """The verdict, unless failed rows alone make it: a failure that is none with B's failed rows
+    """The verdict, unless it depends on failed rows: a failure that passes with B's failed rows
     counted as right and A's as wrong, or a pass that fails the other way round.
     """
     n = pairs.measures.metrics.index(rule.name)
@@ -168,8 +168,6 @@ def _despite_errors(rule: DifferenceRule, pairs: Pairs, verdict: Verdict) -> Ver
 
 
 def undecided(rule: DifferenceRule, why: str, default: OnInconclusive = "fail") -> Verdict:
-    """An inconclusive verdict; what it does to the exit code is the config's word, else
-    ``default``.
-    """
+    """An inconclusive verdict; the config decides its effect on the exit code, else ``default``."""
     effect = rule.on_inconclusive or (default if rule.severity == "fail" else "warn")
     return Verdict("inconclusive", why, blocks=effect == "fail")

@@ -1,7 +1,7 @@
 """Which scores and metrics two runs can be compared by, and how SQL reads them.
 
-A score counts as it was recorded where both runs recorded it by the same definition. One in SQL is
-computed again, over both, where they did not: a comparison by two definitions says nothing.
+Recorded scores are used if both runs recorded them by the same definition. If not, an SQL score is
+computed again over both: comparing by two definitions means nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Reading:
     computed: Plan
     metrics: tuple[PlannedMetric, ...]
     verdicts: tuple[str, ...] = ()
-    """Columns of the judges that both runs share, which are read but not compared as scores."""
+    """Columns of the judges that both runs share: read, but not compared as scores."""
 
     @property
     def from_scores(self) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ class Measures:
 
 
 def measures(database: Database, a: Side, b: Side, evaluation: Evaluation) -> Measures:
-    """Choose them. Raises ``UsageError`` for SQL that is broken in the run that is judged."""
+    """Choose them. Raises ``UsageError`` for SQL that does not work on the judged run."""
     left_out: dict[str, str] = {}
     recorded: list[str] = []
     computed: list[Score] = []
@@ -180,8 +180,8 @@ def _with(side: Side, recorded: Sequence[str], verdicts: Sequence[str]) -> pa.Sc
 
 
 def _verdicts(a: Side, b: Side) -> tuple[tuple[str, ...], Mapping[str, str]]:
-    """The columns of the judges that both runs share; and those of the others, in lower case, with
-    their judge: it was asked otherwise, or one of the runs has none of its name.
+    """The columns of the judges that both runs share; and, by lower-case name, the judge of each
+    other column: it was asked differently, or exists in only one of the runs.
     """
     of_a, of_b = a.verdicts, b.verdicts
     shared, foreign = [], {}
@@ -198,7 +198,7 @@ def _verdicts(a: Side, b: Side) -> tuple[tuple[str, ...], Mapping[str, str]]:
 def _foreign(
     database: Database, text: str | None, key: str, kind: Kind, foreign: Mapping[str, str]
 ) -> str | None:
-    """The judge whose verdicts SQL names although the runs do not share it."""
+    """A judge that the runs do not share, if the SQL names its verdicts."""
     if text is None or not foreign:
         return None
     columns = database.expression(text, key, kind).columns
@@ -227,8 +227,8 @@ def _on_columns(metric: PlannedMetric, reading: Reading) -> PlannedMetric:
 def _planned(
     database: Database, readings: Sequence[Reading], evaluation: Evaluation, key: str
 ) -> list[Plan] | str:
-    """The plans for both runs, or why the first run has none. Raises ``UsageError`` where the
-    second has none.
+    """The plans for both runs, or why the first run has none. Raises ``UsageError`` if the second
+    has none.
     """
     plans = list(_plans(database, readings[1:], evaluation))
     try:

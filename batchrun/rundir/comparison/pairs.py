@@ -1,8 +1,8 @@
-"""The rows of two runs, paired, in a table that DuckDB holds and spills.
+"""The rows of two runs, paired, in a DuckDB table that can spill to disk.
 
-Each run becomes a narrow table first: hashes in place of texts, numbers of what is compared. So the
-pairs take about a hundred bytes a row, whatever the answers are, and every figure of a comparison
-is an aggregate over them.
+Each run first becomes a narrow table with hashes instead of texts, and numbers for what is
+compared. So the pairs take about a hundred bytes per row, however long the answers are, and every
+figure of a comparison is an aggregate over them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Duplicate:
 
 
 class Pairs:
-    """Two runs row by row. Leaving it frees what it holds.
+    """Two runs row by row. Leaving the context frees the tables.
 
     ``by`` says how rows were paired: ``custom_id``, a column, or ``row``. ``count`` pairs, and
     ``only_a`` and ``only_b`` rows without a counterpart, at most 100 of which ``unmatched`` names.
@@ -62,7 +62,7 @@ class Pairs:
     unmatched: dict[str, list[str]]
 
     def __init__(self, a: Side, b: Side, evaluation: Evaluation, key: str | None = None) -> None:
-        """Pair them. Raises ``UsageError`` where rows cannot be told apart, ``ScoringError``, or
+        """Pair them. Raises ``UsageError`` if rows cannot be told apart, ``ScoringError``, or
         ``DamagedError``.
         """
         self.a, self.b, self.key = a, b, key
@@ -160,7 +160,7 @@ class Pairs:
     # How rows find each other
 
     def _choose(self) -> str:
-        """What pairs the rows. Raises ``UsageError`` where nothing does."""
+        """The column that pairs the rows. Raises ``UsageError`` if there is none."""
         if self.key is not None:
             for letter, side in (("a", self.a), ("b", self.b)):
                 self._require_unique(letter, side, "other", f"--key {self.key}")
@@ -194,8 +194,8 @@ class Pairs:
             raise UsageError(message)
 
     def _same_inputs(self) -> bool:
-        """Whether a row number means the same row in both runs: all rows that both have carry the
-        same values, or, where nothing is carried, sent the same request.
+        """Whether a row number means the same row in both runs: all common rows carry the same
+        values or, if nothing is carried, sent the same request.
         """
         same = "a.carried = b.carried" if self._carried else "a.request = b.request"
         both, alike = self.one(
@@ -260,12 +260,12 @@ _ANSWER = (
     "CASE WHEN status <> 'error' THEN hash(content, refusal, "
     "[(x.name, x.arguments) FOR x IN tool_calls]) END"
 )
-"""What an answer is known by. The ids of tool calls are new every time."""
+"""What identifies an answer. The ids of tool calls are new every time, so they are left out."""
 
 
 def _is_repeated(side: Side) -> bool:
-    """Whether the answers of a run are repeats: by its columns, which a run over the answers of
-    another one may have taken along.
+    """Whether the answers of a run are repeats, judged by its columns; a run over the answers of
+    another may have carried these along.
     """
     fields = (REPEAT_OF_FIELD, REPEAT_FIELD)
     return all(

@@ -27,7 +27,7 @@ JUDGES = "judges"
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A run directory that is compared. ``summary`` is empty while there is none."""
+    """A run directory in a comparison. ``summary`` is empty if there is none yet."""
 
     directory: str
     store: StoreReader
@@ -37,7 +37,7 @@ class Side:
 
     @property
     def shown(self) -> str:
-        """The directory as people may see it."""
+        """The directory as it may be shown to people."""
         return format_address(self.directory)
 
     @property
@@ -53,13 +53,13 @@ class Side:
 
     @property
     def error_rows(self) -> int:
-        """Failed rows; 1 where nobody counted them yet, for there may be some."""
+        """Failed rows; 1 if they were not counted yet, since there may be some."""
         rows = self.summary.get("rows")
         return int(rows["error"]) if isinstance(rows, Mapping) else 1
 
     @property
     def score_digests(self) -> dict[str, str]:
-        """The definition of each score that was computed over all of its rows, by its digest."""
+        """The digest of the definition of each score that was computed over all rows."""
         settled = self.summary.get("exit_code") in (0, 1, gates.GATE_FAILED)
         scores = self.summary.get("scores")
         if not settled or not isinstance(scores, Mapping):
@@ -72,7 +72,7 @@ class Side:
 
     @property
     def judges(self) -> dict[str, Any]:
-        """What the verdicts of each judge are known by, by its name: a digest of its model, prompt,
+        """What identifies the verdicts of each judge, by name: a digest of its model, prompt,
         schema and parameters.
         """
         found = self.summary.get(JUDGES)
@@ -84,7 +84,7 @@ class Side:
         }
 
     def judge_settings(self, name: str) -> Mapping[str, Any]:
-        """What a judge was asked with, as its own summary says; empty where that is gone."""
+        """What a judge was asked, according to its own summary; empty if that is gone."""
         whole = read_json(self.store, f"{JUDGES}/{name}/{SUMMARY}")
         settings = whole.get("settings") if isinstance(whole, Mapping) else None
         found = settings if isinstance(settings, Mapping) else {}
@@ -170,7 +170,7 @@ class Side:
 
 
 def _may_hold(part: pq.ParquetFile, group: int, rows: Collection[int]) -> bool:
-    """Whether a row group may hold one of these rows, by its statistics."""
+    """Whether a row group may contain one of these rows, judged by its statistics."""
     place = part.schema_arrow.names.index("row")
     found = part.metadata.row_group(group).column(place).statistics
     if found is None or not found.has_min_max:
@@ -179,7 +179,7 @@ def _may_hold(part: pq.ParquetFile, group: int, rows: Collection[int]) -> bool:
 
 
 def open_side(directory: str, checkpoint: str | None = None) -> Side:
-    """Open a run directory for comparing. Raises ``UsageError`` where it has no results."""
+    """Open a run directory for a comparison. Raises ``UsageError`` if it has no results."""
     look = inspect.look_at(directory, checkpoint)
     return side_of(directory, look.store, live=look.live)
 
@@ -191,9 +191,9 @@ def side_of(
     *,
     live: bool = False,
 ) -> Side:
-    """The same of a store that is open. ``summary`` is what it is about to say, if not yet in it.
-
-    Raises ``UsageError`` where there are no results, ``DamagedError`` where they cannot be read.
+    """Like ``open_side``, for an open store. ``summary`` is the summary about to be written, if it
+    is not in the store yet. Raises ``UsageError`` if there are no results, ``DamagedError`` if they
+    cannot be read.
     """
     names = part_names(store, "results")
     if not names:

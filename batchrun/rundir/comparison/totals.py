@@ -32,8 +32,8 @@ class Quantile:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as much B's row costs as A's: the geometric mean over pairs with a price in
-    both runs, and its 95 % interval.
+    """The ratio of the cost of B's row to A's: the geometric mean over pairs with a price in both
+    runs, and its 95 % interval.
     """
 
     pairs: int
@@ -44,7 +44,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What both runs took."""
+    """Tokens, cost and latency of both runs."""
 
     values: Mapping[str, tuple[float | None, float | None]]
     latency: Mapping[str, tuple[Quantile | None, Quantile | None]]

@@ -1,10 +1,10 @@
 """Scoring while a run goes on, and its metrics and gates at the end.
 
-A shard is scored when its part of the results is final, in a thread of its own; at the end every
-part that is not current is scored, whatever the reason: an interrupted session, a retry, a changed
-expression. Which parts are current, the parts themselves say.
+A shard is scored in a separate thread once its part of the results is final. At the end, every part
+that is not current is scored, whatever the reason: an interrupted session, a retry, a changed
+expression. The parts themselves record what they were made from.
 
-Nothing here can stop a run or touch its results. What fails is kept and reported at the end.
+Nothing here can stop a run or touch its results. Errors are kept and reported at the end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from batchrun.rundir.evaluate import figures
 from batchrun.rundir.evaluate.figures import Figures
 from batchrun.rundir.judges.standing import standing
 
-if TYPE_CHECKING:  # loaded by runs that have a baseline alone
+if TYPE_CHECKING:  # loaded only by runs with a baseline
     from batchrun.rundir.comparison.gates import Judged
 
 NEEDED_FOR = "[scores] and [metrics]"
@@ -49,10 +49,10 @@ Digest = Callable[[str], str]
 
 
 class Differences(Protocol):
-    """Judges the gates against a baseline, once the figures of a run are known."""
+    """Judges the gates against a baseline once the figures of a run are known."""
 
     def __call__(self, summary: Mapping[str, Any]) -> Mapping[str, Judged]:
-        """By the name of the gate. ``summary`` has the scores and metrics."""
+        """Returns the verdicts by gate name. ``summary`` has the scores and metrics."""
         ...
 
 
@@ -65,9 +65,9 @@ class Prepared:
         kept: Mapping[str, str] | None = None,
         asked: Mapping[str, Asked] | None = None,
     ) -> None:
-        """``kept`` are the Python scores that are not run again, with the digests that they are
-        known by; ``asked`` is what the judges are asked, by name: one that nothing is known of has
-        no columns. Raises ``UsageError`` where DuckDB is needed and missing.
+        """``kept`` are the Python scores that are not run again, with the digests that identify
+        them; ``asked`` is what each judge is asked, by name: a judge missing from it has no
+        columns. Raises ``UsageError`` if DuckDB is needed and missing.
         """
         self.evaluation = evaluation
         self.kept = kept or {}
@@ -106,7 +106,7 @@ class Prepared:
 
 
 class Evaluator:
-    """The scores, metrics and gates of one run directory. Leaving it ends its thread."""
+    """The scores, metrics and gates of one run directory. Leaving the context ends its thread."""
 
     def __init__(
         self,
@@ -115,8 +115,8 @@ class Evaluator:
         digest: Digest,
         state: Digest = lambda _: "",
     ) -> None:
-        """``prepared`` was checked, and is closed with this. ``state`` is what the verdicts of a
-        judge, by its folder, are known again by.
+        """``prepared`` was checked, and is closed together with this. ``state`` gives, for a
+        judge's folder, what identifies its verdicts.
         """
         assert prepared.plan is not None
         self._evaluation = prepared.evaluation
@@ -145,7 +145,7 @@ class Evaluator:
         self.close()
 
     def compare_with_baseline(self, directory: str) -> None:
-        """Judge the gates against a baseline too. ``directory`` is that of the run."""
+        """Judge the gates against a baseline too. ``directory`` is the run directory."""
         if self._evaluation.gates.differences:
             from batchrun.rundir.comparison.gates import differences
 
@@ -159,7 +159,7 @@ class Evaluator:
         self._stack.close()
 
     def interrupt(self) -> None:
-        """End what is being computed; it fails as interrupted."""
+        """Interrupt the present computation, which fails."""
         if self._database is not None:
             self._database.interrupt()
         self._python.interrupt()
@@ -180,7 +180,7 @@ class Evaluator:
     # While the run goes on
 
     def submit(self, shard: int) -> None:
-        """Score a shard whose results are final, soon; where there are judges, once they ended."""
+        """Schedule the scoring of a shard with final results; judges must end first."""
         if self._parts is not None:
             self._thread.submit(self._score_shard, part_name(shard))
 
@@ -212,9 +212,8 @@ class Evaluator:
         self, stopped: Callable[[], Any], say: Callable[[str], None]
     ) -> tuple[Figures, BatchrunError | None]:
         """Score what is not scored and compute the metrics. ``stopped`` is awaited meanwhile: when
-        it returns, what is being computed is interrupted. ``say`` is told of what takes long.
-
-        Returns the figures, none where something failed, and what failed.
+        it returns, the computation is interrupted. ``say`` gets a line about steps that take long.
+        Returns the figures (empty after a failure) and the error.
         """
         loop = asyncio.get_running_loop()
         told = loop.call_later(SILENT_S, say, "computing scores and metrics")
@@ -232,11 +231,11 @@ class Evaluator:
             watch.cancel()
 
     def without_judges(self, failed: BatchrunError) -> tuple[Figures, BatchrunError]:
-        """What there is to say where a judge failed: nothing, and why."""
+        """The result if a judge failed: no figures, and the error."""
         return Figures(), failed
 
     def compute(self, *, anew: bool = False) -> tuple[Figures, BatchrunError | None]:
-        """The same, in this thread; with ``anew`` current parts are written again too."""
+        """Like ``finish``, in this thread; with ``anew``, current parts are written again too."""
         try:
             return self._compute(anew=anew), None
         except BatchrunError as error:
@@ -244,7 +243,7 @@ class Evaluator:
 
     def _compute(self, *, anew: bool) -> Figures:
         if self._fault is not None:
-            # What failed may have been a full disk: it is tried once more.
+            # The disk may have been full: try once more.
             self._fault = None
         if self._plan.judges:
             self._parts = self._opened_parts()
@@ -273,7 +272,7 @@ class Evaluator:
         )
 
     def _counts(self, judge: str) -> Counts:
-        """What the verdicts of a judge are, summed over the parts."""
+        """The counts of a judge's verdicts, summed over the parts."""
         counts = Counts()
         for name in part_names(self._store, "results"):
             part = made(self._store, name)
@@ -297,8 +296,8 @@ class Evaluator:
         evaluated: tuple[Figures, BatchrunError | None] | None,
         stop_exit_code: int | None = None,
     ) -> tuple[dict[str, Any], BatchrunError | None]:
-        """The summary with scores, metrics and gates and the exit code that they come to; and what
-        failed. ``evaluated`` is None where nothing was computed, ``stop_exit_code`` that of the
+        """The summary with scores, metrics and gates, the exit code that they lead to, and the
+        error. ``evaluated`` is None if nothing was computed; ``stop_exit_code`` is that of the
         signal that ended it.
         """
         evaluation = self._evaluation
@@ -334,7 +333,7 @@ class Evaluator:
         return built, None if interrupted else fault
 
     def following(self, publisher: Publisher) -> Publisher:
-        """A publisher that has every shard scored whose results are final."""
+        """A publisher that has every shard with final results scored."""
         return _Following(publisher, self)
 
     def is_in_step(self, summary: Mapping[str, Any]) -> bool:
@@ -343,7 +342,7 @@ class Evaluator:
 
 
 class _Following:
-    """``ports.Publisher``: another one, and scores behind it."""
+    """``ports.Publisher``: publishes with another one, then scores."""
 
     def __init__(self, publisher: Publisher, evaluator: Evaluator) -> None:
         self._publisher = publisher
@@ -357,14 +356,12 @@ class _Following:
 
 
 def is_interrupted(fault: BatchrunError | None) -> bool:
-    """Whether something was stopped on purpose, rather than failed."""
+    """Whether something was stopped on purpose rather than by a failure."""
     return isinstance(fault, ScoringError) and fault.interrupted
 
 
 def in_step(evaluation: Evaluation, summary: Mapping[str, Any]) -> bool:
-    """Whether a summary was made by this evaluation, and by one that came to its end. Where a kill
-    or a failure came between, it is not.
-    """
+    """Whether a summary was made by this evaluation, without a kill or failure before its end."""
     settings = summary.get("settings")
     wanted = evaluation.public()
     if not isinstance(settings, Mapping) or summary.get("exit_code") not in (

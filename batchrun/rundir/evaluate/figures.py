@@ -1,4 +1,4 @@
-"""The figures of an evaluation as ``summary.json`` has them, and the verdicts on its gates."""
+"""The figures of an evaluation in the form of ``summary.json``, and the verdicts on its gates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchrun.core.evaluation.judges import JUDGES
 from batchrun.core.evaluation.metric import Metric
 from batchrun.core.evaluation.rules import LevelRule, Rule
 
-if TYPE_CHECKING:  # loaded by runs that have a baseline alone
+if TYPE_CHECKING:  # loaded only by runs with a baseline
     from batchrun.rundir.comparison.gates import Judged
 
 WITH_JUDGES = "cost_usd_with_judges"
@@ -34,11 +34,11 @@ class Figures:
 
     @property
     def unfinished_judge(self) -> str | None:
-        """A judge that has answers left to judge, so that its verdicts are a part of all."""
+        """A judge with answers left to judge, so its verdicts are incomplete."""
         return next((name for name, one in self.judges.items() if _is_unfinished(one)), None)
 
     def public(self) -> dict[str, Any]:
-        """The keys ``scores`` and ``metrics`` of ``summary.json``; only what is there."""
+        """The keys ``scores`` and ``metrics`` of ``summary.json``, without empty ones."""
         found = {
             "scores": {
                 name: {**counted.as_dict(), "sha256": self.digests[name]}
@@ -51,7 +51,7 @@ class Figures:
 
 
 def _is_unfinished(one: Mapping[str, Any]) -> bool:
-    """Whether a judge has rows pending, or has not ended once although there are answers."""
+    """Whether a judge has rows pending, or has never ended although there are answers."""
     pending = one["pending"]
     return bool(one["missing"]) if pending is None else bool(pending)
 
@@ -59,7 +59,7 @@ def _is_unfinished(one: Mapping[str, Any]) -> bool:
 def with_judges(
     totals: Mapping[str, Any], judges: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The totals of a run, with what it cost together with its judges."""
+    """The totals of a run, with its cost including judges."""
     bills = [totals.get("cost_usd"), *(one["cost_usd"] for one in judges.values())]
     known = [picodollars(bill) for bill in bills if bill is not None]
     own = {name: value for name, value in totals.items() if name != WITH_JUDGES}
@@ -72,7 +72,7 @@ def judge(
     summary: Mapping[str, Any],
     differences: Mapping[str, Judged],
 ) -> dict[str, tuple[Rule, float | None, Verdict]]:
-    """The verdict on every gate, by its name. ``differences`` has those against a baseline."""
+    """The verdict on every gate, by name. ``differences`` has the verdicts against a baseline."""
     found: dict[str, tuple[Rule, float | None, Verdict]] = {}
     for level in evaluation.gates.levels:
         found[level.gate] = (level, *_level(level, evaluation, figures, summary))
@@ -83,7 +83,7 @@ def judge(
 
 
 def unjudged(evaluation: Evaluation, why: str) -> dict[str, tuple[Rule, float | None, Verdict]]:
-    """All gates of a run that nothing can be judged by."""
+    """The verdicts on all gates of a run that cannot be judged."""
     rules: tuple[Rule, ...] = (*evaluation.gates.levels, *evaluation.gates.differences)
     return {rule.gate: (rule, None, gates.not_judged(why)) for rule in rules}
 
@@ -109,7 +109,7 @@ def _level(
         skipped = bool(named) and all(
             name in by_name and by_name[name].errors == SKIP for name in named
         )
-        # What people and a judge agree on are answers: failed rows are none.
+        # People and a judge agree on answers, and a failed row has none.
         skipped |= any(rule.name in judge.metric_names for judge in evaluation.judges)
         verdict = gates.judge_metric(
             rule, metric, scored=scored, errors=errors, errors_skipped=skipped
@@ -132,7 +132,7 @@ def _measured(name: str, figures: Figures) -> tuple[Measured | None, Metric | No
 
 
 def _figure(name: str, figures: Figures, summary: Mapping[str, Any]) -> float | None:
-    """A figure that is no metric: one that batchrun derives, or a number of the summary."""
+    """A figure that is not a metric: one that batchrun derives, or a number in the summary."""
     rows = summary["rows"]
     if name == COVERAGE:
         if not rows["input"]:
@@ -148,7 +148,7 @@ def _figure(name: str, figures: Figures, summary: Mapping[str, Any]) -> float | 
     if name.startswith("errors."):
         return float(summary["errors"].get(name.partition(".")[2], 0))
     found: Any = summary
-    # The name of an endpoint may have dots.
+    # The name of an endpoint may contain dots.
     first, _, rest = name.partition(".")
     middle, _, last = rest.rpartition(".")
     for key in filter(None, (first, middle, last)):

@@ -1,9 +1,8 @@
-"""``batchrun score``: scores, metrics and gates of a run once more, from its files.
+"""``batchrun score``: computes scores, metrics and gates of a run again, from its files.
 
-Nothing is sent and the results are not touched: what is written is ``scores/`` and the summary.
-What a run recorded is data. Its SQL is run again; its Python is not, unless a config on the command
-line names it: until then the values that are in ``scores/`` are kept, if they still belong to the
-results.
+Nothing is sent and the results are not touched: only ``scores/`` and the summary are written. What
+a run recorded is data. Its SQL is run again; its Python is not, unless a config on the command line
+names it: until then the values in ``scores/`` are kept, if they still belong to the results.
 """
 
 from __future__ import annotations
@@ -70,11 +69,10 @@ def score(
     say: Callable[[str], None] = lambda _: None,
 ) -> Scored:
     """Compute scores, metrics and gates of a run directory and record them. ``evaluation`` replaces
-    what the run recorded; None takes that.
+    the one that the run recorded; None uses that.
 
     Raises ``RunLockedError`` while a run is live, ``RunUnfinishedError`` for one that was killed,
-    and ``UsageError`` for what is not a run directory
-    or does not fit its columns.
+    and ``UsageError`` if it is not a run directory or the evaluation does not fit its columns.
     """
     control = _require_run(directory, checkpoint)
     store, lock = claim.take(directory, control, Changes(), say)
@@ -99,8 +97,8 @@ def rescored(
     evaluation: Evaluation | None,
     judges: Sequence[Judge] = (),
 ) -> Scored:
-    """The same of a run directory whose lock is held. ``judges`` are added to what it recorded,
-    in the place of those of the same name.
+    """Like ``score``, for a run directory whose lock this process holds. ``judges`` are added to
+    the recorded ones, and replace those of the same name.
     """
     recorded = state_reader.read(control)
     settings = summary.get("settings") or {}
@@ -117,7 +115,9 @@ def rescored(
 
 
 def _require_run(directory: str, checkpoint: str | None) -> Path:
-    """The checkpoint of what is a run directory that no run works on, looked at without writing."""
+    """The checkpoint of a run directory that no run works on, found without writing. Raises as
+    ``score`` does.
+    """
     look = inspect.look_at(directory, checkpoint)
     if look.checkpoint is None:
         message = f"{look.store.where()} is in an object store; name its checkpoint: --checkpoint"
@@ -231,8 +231,8 @@ def _kept(
 def without_python(
     evaluation: Evaluation, kept: Mapping[str, str] = {}
 ) -> tuple[Evaluation, tuple[str, ...]]:
-    """An evaluation without the Python scores that are not kept, and without the metrics and gates
-    that need them; and what was left out, as sentences.
+    """An evaluation without the Python scores that are not kept and without the metrics and gates
+    that need them; and sentences about what was left out.
     """
     gone = [one.name for one in evaluation.python if one.name not in kept]
     if not gone:

@@ -1,4 +1,4 @@
-"""The evaluation that a config file, or keywords, ask for."""
+"""The evaluation that a config file or keywords define."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def evaluation_of(
     **given: Mapping[str, Any] | None,
 ) -> Evaluation:
     """The tables ``[scores]``, ``[metrics]``, ``[gates]`` and ``[judge]`` of a config file, with
-    those that are given laid over them, entry by entry. What ``directory`` recorded of its judges
-    is there too. Raises ``UsageError``, also where there are no tables.
+    the given ones laid over them, entry by entry. It includes the judges that ``directory``
+    recorded. Raises ``UsageError``, also if there are no tables.
     """
     raw = {} if config is None else read_config(at_home(os.fspath(config)))
     tables: dict[str, Any] = {}

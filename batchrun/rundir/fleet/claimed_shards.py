@@ -20,11 +20,12 @@ from batchrun.rundir.open_run import RunDirectory
 from batchrun.rundir.recover_flights import recover_flights
 
 ALL_KNOWN = 2**31 - 1
-"""No attempt has this number: those of a row whose last one it is are all known."""
+"""Higher than the number of any attempt: a row with this as its last attempt has no unknown ones.
+"""
 
 
 class ClaimedShards:
-    """Spans, one for each shard that is claimed, whenever the reader asks for the next."""
+    """Spans, one for each claimed shard, produced when the reader asks for the next."""
 
     def __init__(self, worker: Worker, opened: RunDirectory, endpoints: Sequence[str]) -> None:
         """``endpoints`` are the names by which flight logs number them."""
@@ -47,12 +48,12 @@ class ClaimedShards:
         return True
 
     def claim_first(self) -> bool:
-        """Claim the shard that the next reader begins with; False: there is none to claim now."""
+        """Claim the shard that the next reader begins with; False if there is none to claim now."""
         self._first = self._worker.claimant.claim()
         return self._first is not None
 
     def _prepare(self, claim: Claim) -> None:
-        """Make the journal know what there is of a shard, before its first row is read."""
+        """Enter what exists of a shard into the journal, before its first row is read."""
         opened, worker, shard = self._opened, self._worker, claim.shard
         journal, begun = opened.journal, worker.plan.begun.get(shard)
         if begun is not None and journal.state(shard) is None:
@@ -68,7 +69,7 @@ class ClaimedShards:
 
 
 def before(store: ClaimStore, claim: Claim) -> list[str]:
-    """The workers that held a shard before, the latest first."""
+    """Earlier holders of a shard, the latest first."""
     found: list[str] = []
     for epoch in range(claim.epoch - 1, 0, -1):
         earlier = read_claim(store, claim.shard, epoch)
@@ -80,9 +81,9 @@ def before(store: ClaimStore, claim: Claim) -> list[str]:
 def take_log(
     launch: Launch, journal: Journal, shard: int, workers: Sequence[str], *, own: str = ""
 ) -> None:
-    """Copy the log of a shard from the latest worker that has one; it includes what that one took
-    from those before. A worker that lives may go on appending to its own: what it appends later is
-    not taken. ``own`` is the worker whose journal this is.
+    """Copy the log of a shard from the latest worker that has one; it includes what that worker
+    took over from earlier ones. A live worker may continue to append to its log: what it appends
+    later is not taken. ``own`` is the worker that owns this journal.
 
     Raises ``StorageError``, or ``DamagedError`` for a log that is not sound.
     """
@@ -114,7 +115,7 @@ def take_flights(
     workers: Sequence[str],
     endpoints: Sequence[str],
 ) -> None:
-    """Enter what workers had out for rows of a shard as attempts that nobody answered."""
+    """Enter the requests that workers had in flight for rows of a shard as unanswered attempts."""
     if not workers:
         return
     numbers = resend.last_attempts(parts, journal, shard)

@@ -1,7 +1,7 @@
 """Folding a fleet: what its workers published and recorded becomes the run's own checkpoint.
 
-It happens under the run directory's lock, by whoever takes that next, and may be interrupted at any
-moment: every step can be done again. Afterwards the directory is what one process would have left.
+The next process that takes the run directory's lock does it. It may be interrupted at any moment:
+every step can be repeated. Afterwards the directory is as a single process would have left it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from batchrun.rundir.fleet.workers import living
 from batchrun.rundir.open_run import NOTICES, STATUS
 from batchrun.rundir.spent import spent
 
-if TYPE_CHECKING:  # loaded for directories in a store alone
+if TYPE_CHECKING:  # loaded only for directories in a store
     from batchrun.rundir.fleet.handing_on import SharedLock
 
 _MARKED_AT_ONCE = 1000
@@ -57,21 +57,21 @@ LEAVING_S = 5.0
 """A process that has published its last shard leaves within this time, if it can."""
 _WALL = "wall_s"
 _FOLDED = "folded"
-"""The key of the state file for the launch whose figures were added last."""
+"""The key in the state file for the launch with the latest figures added."""
 
 
 def settle(folder: Path, checkpoint: Path, say: Callable[[str], None]) -> None:
     """Fold the fleet of a locked run directory, if there is one that is not folded.
 
-    Raises ``RunLockedError`` while a process of it lives and has rows left, ``DamagedError``, or
-    ``StorageError``.
+    Raises ``RunLockedError`` while one of its processes is alive and has rows left,
+    ``DamagedError``, or ``StorageError``.
     """
     _settle(DiskLaunches(folder), DiskStore(folder), checkpoint, say, str(folder))
 
 
 def take_shared(shared: SharedDirectory) -> SharedLock:
     """Take a run directory in an object store for this process, and fold its fleet; see
-    ``claim.TakeShared``, and ``settle`` for what is raised.
+    ``claim.TakeShared``, and ``settle`` for the errors.
     """
     from batchrun.rundir.fleet.handing_on import SharedLock
     from batchrun.rundir.fleet.in_bucket import BucketLaunches
@@ -106,7 +106,7 @@ def _settle(
     if launches.current() is not None:
         refuse()
     try:
-        # From here on nobody can claim or commit: what there is now is all there will be.
+        # From here on no process can claim or commit: the records are final.
         launch = launches.end(launch, refuse)
         published = _fold(launches, launch, plan, store, checkpoint)
     except OSError as error:
@@ -118,7 +118,7 @@ def _settle(
 
 
 def _latest(launch: Launch) -> list[Claim]:
-    """The latest record of every shard. Raises ``DamagedError`` naming one that is none."""
+    """The latest record of every shard. Raises ``DamagedError`` naming an invalid one."""
     with naming_records(launch):
         return list(read_claims(launch.records(_owner())))
 
@@ -128,8 +128,8 @@ def _owner() -> str:
 
 
 def _refuse_living(launch: Launch, plan: Plan, shown: str) -> None:
-    """Raises ``RunLockedError`` while somebody lives and has rows left. Who published the last of
-    them gets a moment to note what it learned.
+    """Raises ``RunLockedError`` while a process is alive and has rows left. The one that published
+    the last rows gets a moment to record what it learned.
     """
     published = sum(claim.published is not None for claim in _latest(launch))
     records = launch.records(_owner())
@@ -151,7 +151,7 @@ def _refuse_living(launch: Launch, plan: Plan, shown: str) -> None:
 def _fold(
     launches: Launches, launch: Launch, plan: Plan, run_store: Store, checkpoint: Path
 ) -> int:
-    """Take in a launch that has ended; returns how many shards it published."""
+    """Fold a launch that has ended; returns how many shards it published."""
     store = launch.records(_owner())
     latest = launches.close(launch, _latest(launch))
     now_s = store.put(CLOCK, b"")
@@ -191,9 +191,9 @@ def _endpoints(launch: Launch, workers: Sequence[str]) -> list[str]:
 
 
 def _take_figures(launch: Launch, journal: Journal, now_s: float, *, sent: bool) -> None:
-    """Add up what each worker learned and told: what rows cost, an example of each error class,
-    notices; and what was asked of them. Once: an earlier try may have come this far. A launch that
-    found nothing to send leaves the notices of the one before.
+    """Merge what each worker recorded: the cost of rows, an example of each error class, notices,
+    and the changes by ``batchrun ctl``. It is done once per launch, since an earlier attempt may
+    have come this far. A launch that had nothing to send keeps the notices of the previous one.
     """
     if journal.states.get(_FOLDED) == launch.id:
         return
@@ -216,8 +216,8 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float, *, sent: bool)
 
 
 def _take_charges(launch: Launch, store: ClaimStore, plan: Plan, journal: Journal) -> None:
-    """Enter what is charged to the budgets: what processes that left have spent, and of those that
-    died all that they may have.
+    """Enter the charge to the budgets: what processes that left have spent, and the most that those
+    that died may have spent.
     """
     if not plan.caps:
         return
@@ -237,7 +237,7 @@ def _take_charges(launch: Launch, store: ClaimStore, plan: Plan, journal: Journa
 def _note_operation(
     launch: Launch, plan: Plan, journal: Journal, published: Collection[int]
 ) -> None:
-    """Note that the operation of a launch is done, if no row is left that it was to send again."""
+    """Note that the operation of a launch is done, if no row is left to send again."""
     if not plan.again.issubset(published):
         return
     if plan.changes.resend_changed:
@@ -251,15 +251,15 @@ def _note_operation(
 
 
 def _add_examples(examples: dict[str, Any], more: Mapping[str, Any] | None) -> None:
-    """Add examples of error classes: of each class the one of the first row is kept."""
+    """Add examples of error classes, keeping for each class the one of the first row."""
     for name, (row, said) in (more or {}).items():
         if name not in examples or row < examples[name][0]:
             examples[name] = [row, said]
 
 
 def remember(journal: Journal, examples: Mapping[str, Any] | None, notices: Sequence[str]) -> None:
-    """Keep what a pass of a worker told its user, for the summary of the whole, and the
-    ``examples`` of failures from before it.
+    """Keep the notices of a worker's pass for the summary of the run, and the ``examples`` of
+    failures from before it.
     """
     before = journal.states.get(TOLD) or []
     told = all_told(before, notices)
@@ -273,7 +273,7 @@ def remember(journal: Journal, examples: Mapping[str, Any] | None, notices: Sequ
 
 
 def told_by(launch: Launch) -> dict[str, list[str]]:
-    """What each worker told its user, by its name: in earlier passes, and in the one it is in or
+    """The notices of each worker, by its name: from earlier passes, and from the one it is in or
     was killed in.
     """
     found = {}

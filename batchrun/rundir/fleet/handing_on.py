@@ -1,12 +1,12 @@
-"""A run directory in an object store that goes from machine to machine.
+"""A run directory in an object store that is handed from machine to machine.
 
-Answers become durable on a local disk, so a run in a store has its checkpoint there, and belongs to
-the process that has it (docs/adr/0016). Where several processes share the directory, each of them
-may have to open it: to launch a fleet, to fold one, to go on alone. So whoever opens it takes a
-lock in the store, and hands the checkpoint on when it leaves: state file, logs and flight log
-become objects, and ``owner.json`` names them (``state``). The next one fetches them if it did not
-write them itself. As soon as a session makes something durable, ``state`` is taken away: from then
-on its own checkpoint is the only one that knows.
+Answers become durable on a local disk, so a run in a store has its checkpoint on a disk, and
+belongs to the process with that checkpoint (docs/adr/0016). If several processes share the
+directory, each of them may have to open it: to launch a fleet, to fold one, or to continue alone.
+So a process that opens it takes a lock in the store, and hands the checkpoint on when it leaves:
+state file, logs and flight log become objects, and ``owner.json`` names them (``state``). The next
+process fetches them unless it wrote them itself. As soon as a session makes something durable,
+``state`` is removed: from then on only its own checkpoint is current.
 
 ```text
 DIR/owner.json            run, directory, checkpoint, host, begun_at; state: null (only that
@@ -51,15 +51,15 @@ _FREE = json.dumps({"released": True}).encode()
 
 
 def machine_of(checkpoint: Path) -> str:
-    """What only processes with this checkpoint have in common: they can see each other's locks.
-    Its path would not do: containers on one machine may each have a folder of that name.
+    """An id shared only by processes with this checkpoint, which can see each other's locks. Its
+    path would not do: containers on one machine may each have a folder of that name.
     """
     found = checkpoint.stat()
     return f"{this_kernel()} {found.st_dev}:{found.st_ino}"
 
 
 def prepare(store: ObjectStore, address: str, checkpoint: Path) -> None:
-    """Make a directory in a store one that several processes share, if it is none. Raises
+    """Make a directory in a store one that several processes share, if it is not yet. Raises
     ``UsageError`` for a place that holds other files, or a store without conditional writes, and
     ``StorageError``.
     """
@@ -70,8 +70,8 @@ def prepare(store: ObjectStore, address: str, checkpoint: Path) -> None:
 
 
 class SharedLock:
-    """A directory in a store that is this process's alone, until ``release``: the lock of its
-    checkpoint and the one in the store. ``rundir.lock.Held``.
+    """``rundir.lock.Held``: exclusive use of a directory in a store until ``release``, by the lock
+    of its checkpoint and the one in the store.
     """
 
     def __init__(self, shared: SharedDirectory) -> None:
@@ -93,7 +93,7 @@ class SharedLock:
 
     def acquire(self) -> None:
         """Take the lock in the store, and bring the checkpoint up to date. Raises
-        ``RunLockedError`` or ``StorageError``; then nothing is held there.
+        ``RunLockedError`` or ``StorageError``; then no lock is held in the store.
         """
         self._held.acquire()
         try:
@@ -103,11 +103,11 @@ class SharedLock:
             raise
         self._opened = True
 
-    # Whose checkpoint it is
+    # Ownership of the checkpoint
 
     def _bring_up(self) -> None:
-        """Make this checkpoint the one that knows, where another one was handed on. Where it was
-        not, opening the directory says so (``claim``).
+        """Make this checkpoint current if another one was handed on. If none was, opening the
+        directory reports it (``claim``).
         """
         mine, shown = self._mine(), self.store.where()
         mine = mine if mine is not None and mine.get("directory") == shown else None
@@ -161,8 +161,8 @@ class SharedLock:
         return StorageError(message)
 
     def _set_state(self, state: str | None, *, first_here: bool) -> None:
-        """Say in the store, and here, what was handed on. ``first_here``: a kill in between leaves
-        a checkpoint that is as new as what it names.
+        """Record in the store, and here, what was handed on. With ``first_here``, a kill in between
+        leaves a checkpoint that is as new as the record.
         """
         mine, found = self._mine() or {}, self.bucket.look(OWNER)
         theirs = None if found is None else _parsed(found)
@@ -180,7 +180,7 @@ class SharedLock:
         if self.store.owner is not None:
             self.store.owner = content
 
-    # While it is held
+    # While the lock is held
 
     def require(self) -> None:
         """Raise ``StorageError`` if another process took the directory over."""
@@ -188,17 +188,17 @@ class SharedLock:
         self._held.check()
 
     def check(self) -> None:
-        """The same, where something is about to be made durable in this checkpoint alone."""
+        """Like ``require``, called before something becomes durable in this checkpoint alone."""
         self.require()
         if not self._only_here:
             self._set_state(None, first_here=False)
 
     def hand_on(self, states: StateFile | None = None) -> None:
-        """Make the checkpoint one that another process may go on with; of an open state file what
-        is in it now. Raises ``StorageError``.
+        """Store the checkpoint so that another process can continue with it; an open state file is
+        stored as it is now. Raises ``StorageError``.
         """
         if (self.checkpoint / REBUILT).exists():
-            return  # an interrupted --resend-changed, which goes on here
+            return  # an interrupted --resend-changed, which continues here
         name = secrets.token_hex(8)
         with tempfile.TemporaryDirectory(prefix="handing-on-", dir=self.checkpoint) as folder:
             copied = None
@@ -216,14 +216,14 @@ class SharedLock:
         self.bucket.remove_all(old)
 
     def _files(self) -> Iterator[Path]:
-        """What there is of the files that are handed on."""
+        """The existing files among those that are handed on."""
         for path in (self.checkpoint / STATES, self.checkpoint / FLIGHTS):
             if path.exists():
                 yield path
         yield from sorted(self.checkpoint.glob(_LOGS))
 
     def _digest_of(self, states: Path | None) -> str:
-        """What these files are known again by."""
+        """What identifies the content of these files."""
         sha256 = hashlib.sha256()
         for path in self._files():
             source = states if states is not None and path.name == STATES else path
@@ -233,17 +233,17 @@ class SharedLock:
         return sha256.hexdigest()
 
     def _is_ahead(self) -> bool:
-        """Whether there is more here than was handed on."""
+        """Whether this checkpoint has more than was handed on."""
         there = (self.checkpoint / STATES).exists()
         return there and (self._only_here or self._digest_of(None) != self._digest)
 
     def give_back(self) -> None:
-        """Give back the lock in the store alone: the directory could not be opened."""
+        """Release only the lock in the store: the directory could not be opened."""
         self._opened = False
         self._held.release()
 
     def release(self, *, clear: bool = True) -> None:
-        """Hand the checkpoint on, and give the locks back."""
+        """Hand the checkpoint on, and release the locks."""
         try:
             if self._opened and self._is_ahead():
                 self.hand_on()
@@ -259,7 +259,7 @@ class SharedLock:
 
 
 def fetch(bucket: Bucket, name: str, target: Path) -> bool:
-    """Make an object a file, whole or not at all; False where there is no such object."""
+    """Download an object to a file, whole or not at all; False if there is no such object."""
     with files.Draft(target, digests=False, owner=secrets.token_hex(4)) as draft:
         if not bucket.fetch(name, draft):
             return False

@@ -1,8 +1,8 @@
 """The launches of a run directory in an object store.
 
 What all processes need is in ``DIR/fleet/``, as on a disk (``launches.py``). Each has its
-checkpoint on a local disk, below its own ``--checkpoint``; so a worker finds the logs of those that
-had the same one, and of others what they left behind in order.
+checkpoint on a local disk, below its own ``--checkpoint``. So a worker finds the logs of workers
+with the same ``--checkpoint``; of the others, it finds what they uploaded when they left.
 
 ```text
 DIR/fleet/launch.json             as on a disk; further states: "ending" while it is folded,
@@ -14,10 +14,11 @@ DIR/fleet/ID/left/WORKER/...      what a worker left: logs of its shards, and wh
 CHECKPOINT/fleet/ID/workers/NAME/ the checkpoint of a worker
 ```
 
-A store has no folder that could be moved away. Instead, whoever folds says ``ending`` first, looks
-once more who lives, and then closes the chain of every open claim with a record of its own. Every
-record that a worker makes, and every renewal of its lease, is followed by a look at
-``launch.json``: one that came too late is taken back, and the worker told that the fleet ended.
+A store has no folder that could be moved away. Instead, the process that folds first writes
+``ending``, checks once more which workers are alive, and then closes the chain of every open claim
+with a record of its own. After every record that a worker makes, and every renewal of its lease, it
+reads ``launch.json``: a record that came too late is taken back, and the worker learns that the
+fleet ended.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ ENDING, WITHDRAWN = "ending", "withdrawn"
 LEFT, LEARNED = "left", "learned.json"
 _ANNOUNCED = f"{FLEET}/{LAUNCH}"
 SETTLES_S = 60.0
-"""So long a record waits for whoever said ``ending`` to fold, or to find that others work."""
+"""How long a record waits for the process that wrote ``ending`` to fold, or to find that others are
+at work.
+"""
 LOOK_S = 0.5
 
 
@@ -85,14 +88,13 @@ class EndableClaims(BucketClaims):
         self._launch = launch
 
     def create(self, name: str, content: bytes) -> bool:
-        """See ``ports.ClaimStore``. False, too, where the end of the fleet came before.
-
-        A record that was made while somebody was about to fold counts if that came to nothing.
+        """See ``ports.ClaimStore``. False, too, if the fleet ended before. A record that was made
+        while a process was about to fold counts if the folding was called off.
         """
         if not self.make(name, content):
             return False
         if not name.startswith(claims.FOLDER):
-            # Of budgets: what was granted too late is not spent, whether or not it was charged.
+            # Budgets: what was granted too late is not spent, whether or not it was charged.
             return self._launch.state() in (LIVE, LAUNCHING)
         until_s = time.monotonic() + SETTLES_S
         while (state := self._launch.state()) == ENDING and time.monotonic() < until_s:
@@ -122,7 +124,7 @@ class BucketLaunch(Launch):
 
     @property
     def shown(self) -> str:
-        """The run directory as people may see it."""
+        """The run directory as it may be shown to people."""
         return addresses.format_address(self.address)
 
     @property
@@ -140,7 +142,7 @@ class BucketLaunch(Launch):
         return machine_of(checkpoint) if checkpoint.is_dir() else ""
 
     def state(self) -> str | None:
-        """What ``launch.json`` says of this launch; None where it speaks of another one."""
+        """The content of ``launch.json`` about this launch; None if it is about another one."""
         found = _read(self._bucket)
         return found.get("state") if found is not None and found.get("id") == self.id else None
 
@@ -162,12 +164,12 @@ class BucketLaunch(Launch):
         return StagedObjects(self.address, checkpoint / UPLOADS, self._place, worker, epoch_of)
 
     def committed(self, claim: Claim) -> None:
-        """See ``Launch``. They get their final names when the fleet is folded: a copy that was
-        made late would replace what somebody wrote after that.
+        """See ``Launch``. They get their final names when the fleet is folded: a late copy would
+        replace what another process wrote since.
         """
 
     def file_of(self, worker: str, name: str) -> Path:
-        """See ``Launch``. Of a worker with another checkpoint, what it left."""
+        """See ``Launch``. For a worker with another checkpoint, what it uploaded when it left."""
         here = self._place_of(worker)
         if here.is_dir():
             return here / name
@@ -207,7 +209,7 @@ class BucketLaunch(Launch):
 
 
 def _read(bucket: Bucket) -> dict[str, Any] | None:
-    """The content of ``launch.json``; None where there is none. Raises ``DamagedError``."""
+    """The content of ``launch.json``; None if there is none. Raises ``DamagedError``."""
     content = bucket.read(_ANNOUNCED)
     return None if content is None else _parsed(bucket, content)
 
@@ -218,7 +220,7 @@ def _parsed(bucket: Bucket, content: bytes) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class BucketLaunches:
-    """``launches.Launches`` of a run directory in an object store. ``lock`` is there while this
+    """``launches.Launches`` of a run directory in an object store. ``lock`` is set while this
     process has the directory open.
     """
 
@@ -276,7 +278,7 @@ class BucketLaunches:
         return folded_s is not None and (summed_s is None or summed_s < folded_s)
 
     def is_locked(self) -> bool:
-        """See ``Launches``. By this machine's clock, which is good enough to look."""
+        """See ``Launches``. By this machine's clock, which is good enough for a view."""
         found = self._bucket.look(LOCK)
         if found is None or abs(time.time() - found.written_s) > leases.LEASE_S:
             return False
@@ -337,7 +339,7 @@ class BucketLaunches:
         return launch
 
     def _remove_others(self, kept: str | None) -> None:
-        """Remove what earlier launches left, in the store and here."""
+        """Remove what earlier launches left, in the store and on this disk."""
         bucket = self._bucket
         for name in bucket.folders(FLEET):
             if name not in (kept, HANDED_ON.rpartition("/")[2]):
@@ -348,11 +350,11 @@ class BucketLaunches:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def announce(self, launch: Launch, state: str) -> None:
-        """See ``Launches``. Raises ``StorageError`` where another launch was announced."""
+        """See ``Launches``. Raises ``StorageError`` if another launch was announced."""
         self._announce(launches.announced(launch, state), after=(LAUNCHING, LIVE, ENDING))
 
     def _announce(self, value: Mapping[str, Any], *, after: tuple[str | None, ...]) -> None:
-        """Replace ``launch.json`` where it is in one of these states and of the same launch: a
+        """Replace ``launch.json`` if it belongs to this launch and is in one of these states: a
         process that lost the directory while it was suspended changes nothing.
         """
         if self.lock is not None:
@@ -391,7 +393,7 @@ class BucketLaunches:
         return launch
 
     def close(self, launch: Launch, found: Sequence[Claim]) -> list[Claim]:
-        """See ``Launches``. A record follows every open claim; where one cannot be made, its worker
+        """See ``Launches``. Every open claim gets a record; if one cannot be made, its worker
         published at the last moment.
         """
         closed, owner = [], f"fold-{secrets.token_hex(4)}"
@@ -428,7 +430,7 @@ class BucketLaunches:
         return again
 
     def finish(self, launch: Launch) -> None:
-        """See ``Launches``. What was staged is gone before anybody else may write."""
+        """See ``Launches``. What was staged is removed before any other process may write."""
         assert self.lock is not None
         self.lock.hand_on()
         self.announce(launch, FOLDED)

@@ -34,10 +34,10 @@ from batchrun.rundir.resend import Build, SelectingReader, Selection
 
 @dataclass(slots=True)
 class WorkerDirectory(RunDirectory):
-    """A run directory opened by one of several processes, each with a checkpoint of its own."""
+    """A run directory opened by one of several processes, each with its own checkpoint."""
 
     def write_summary(self, totals: Totals, built: Mapping[str, Any]) -> None:
-        """A worker writes none: the whole is summed up once the fleet is folded."""
+        """Does nothing: the summary of the run is written once the fleet is folded."""
 
     def close(self) -> None:
         """Close the journal. The worker keeps its lock until it leaves."""
@@ -55,9 +55,9 @@ def join(
 ) -> WorkerDirectory:
     """Open a run directory as a worker. Its spans are the shards that it claims as they are read.
 
-    ``build`` makes a row's request, ``shown`` is the directory for people to see. Raises
-    ``RunChangedError`` where settings or input are not those that the fleet was launched with,
-    ``InputError``, ``UsageError`` or ``StorageError``.
+    ``build`` makes a row's request, ``shown`` is the directory as shown to people. Raises
+    ``RunChangedError`` if settings or input differ from those of the launch, ``InputError``,
+    ``UsageError`` or ``StorageError``.
     """
     values = worker.plan.values
     given = _chained(settings) if settings.source else input_of(settings, Changes())
@@ -121,7 +121,7 @@ def _chained(settings: Settings) -> Input:
 
 
 def _require_same(settings: Settings, given: Input, plan: Plan, shown: str) -> None:
-    """Raises ``RunChangedError`` for other settings or another input than the fleet's."""
+    """Raises ``RunChangedError`` if settings or input differ from the fleet's."""
     values = plan.values
     found = [
         str(each)
@@ -153,8 +153,8 @@ def _require_same(settings: Settings, given: Input, plan: Plan, shown: str) -> N
 
 
 def commit(worker: Worker, published: Published) -> None:
-    """Make the staged parts of a shard count, and give them their names. Raises ``StorageError``
-    if the shard was taken over.
+    """Make the staged parts of a shard count, and give them their final names. Raises
+    ``StorageError`` if the shard was taken over.
     """
     shard = published.state.shard
     claim = worker.claimant.held.get(shard)

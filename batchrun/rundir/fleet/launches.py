@@ -1,8 +1,8 @@
 """The launch of a fleet: what every process of it needs to know, written once by the first one.
 
-``DIR/fleet/launch.json`` names the present launch; everything else is in a folder of its own, which
-is moved away when the fleet is folded. So a process that was suspended meanwhile can neither claim
-nor commit anything any more.
+``DIR/fleet/launch.json`` names the present launch; everything else is in a separate folder, which
+is moved away when the fleet is folded. So a process that was suspended meanwhile can no longer
+claim or commit anything.
 
 ```text
 DIR/fleet/launch.json        format, id, state (live, folded), the store's time of the launch
@@ -60,11 +60,11 @@ FORMAT = 2
 LAUNCHING, LIVE, FOLDED = "launching", "live", "folded"
 RUN, SHARDS, WORKERS = "run.json", "shards", "workers"
 TOLD = "notices"
-"""The key of a worker's state file for what its earlier passes told."""
+"""The key in a worker's state file for the notices of its earlier passes."""
 FIGURES = ("row_costs", "examples", "endpoints", TOLD)
-"""The values of a worker's state file that are added up at the end."""
+"""The values in a worker's state file that are added up at the end."""
 OPERATIONS = "operations"
-"""The key of the state file for the operations that fleets have done."""
+"""The key in the state file for the operations that fleets have done."""
 CLOCK = ".clock"
 """A file that is touched to learn the store's time."""
 _KEPT = (
@@ -72,21 +72,21 @@ _KEPT = (
     *("input_rows", "carry_schema", "carry_names", "sent", "started_at_us"),
     *(SOURCE, restarts.KEY),
 )
-"""The values of the run's state file that every worker's has too."""
+"""The values of the run's state file that are copied to every worker's."""
 _HEAD = struct.Struct("<16sIIq")  # magic, format, checksum of the records, rows of the input
-_SHARD = struct.Struct("<qqq?")  # where it begins: file, offset, line; whether it is done
+_SHARD = struct.Struct("<qqq?")  # start: file, offset, line; whether it is done
 _MAGIC = b"batchrun shards\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A launch that is live, or was and is not folded yet."""
+    """A launch that is live, or that has ended and is not folded yet."""
 
     id: str
     folder: Path
-    """Where its processes meet."""
+    """The folder that its processes share."""
     begun_s: float
-    """When, in seconds by the store's clock."""
+    """The time of the launch, in seconds by the store's clock."""
     shard_rows: int
     operation: str | None = None
     """The id of the operation that it was launched for (``core/fleet/operations.py``)."""
@@ -95,7 +95,7 @@ class Launch:
 
     @property
     def machine(self) -> str:
-        """What only those processes have in common that can see each other's locks."""
+        """An id shared only by processes that can see each other's locks."""
         return this_kernel()
 
     def is_over(self) -> bool:
@@ -107,7 +107,7 @@ class Launch:
         return DiskClaims(self.folder, owner)
 
     def records(self, owner: str, /) -> ClaimStore:
-        """The same for others who look at them, or fold the launch."""
+        """Its records, for a process that views or folds the launch."""
         return DiskClaims(self.folder, owner)
 
     def parts(self, _checkpoint: Path, worker: str, epoch_of: Callable[[str], int], /) -> Store:
@@ -115,33 +115,33 @@ class Launch:
         return StagedStore(self.folder.parent.parent, worker, epoch_of)
 
     def committed(self, claim: Claim) -> None:
-        """The record of these parts is made: they get their final names, if that can be done here
-        and now. Raises ``OSError``.
+        """Give parts their final names after their record was made, if that is possible at this
+        point. Raises ``OSError``.
         """
-        # They were staged in the epoch of the claim, the one before.
+        # They were staged in the epoch of the claim, the previous one.
         reveal(self.folder.parent.parent, claim.shard, claim.epoch - 1, claim.worker)
 
     def file_of(self, worker: str, name: str) -> Path:
-        """A file in the checkpoint of a worker; it may not be there."""
+        """A file in the checkpoint of a worker; it may not exist."""
         return self.folder / WORKERS / worker / name
 
     def figures_of(self, worker: str) -> dict[str, Any]:
-        """What a worker learned, and the names of its endpoints."""
+        """The figures that a worker recorded, and the names of its endpoints."""
         return state_reader.values(self.folder / WORKERS / worker, *FIGURES)
 
     def workers(self) -> list[str]:
-        """The names of those that may have learned something."""
+        """The names of workers that may have recorded figures."""
         return sorted(path.name for path in (self.folder / WORKERS).iterdir())
 
     def leave_behind(self, worker: str, shards: Iterable[int], figures: Mapping[str, Any]) -> None:
-        """A worker leaves, or pauses: others get what it has of these shards, and what it learned.
-        Raises ``StorageError``.
+        """Called when a worker leaves or pauses: gives others what it has of these shards, and its
+        figures. Raises ``StorageError``.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done: the shards of the input, and what is known of those begun before."""
+    """The work of a launch: the shards of the input, and what is known of those begun before."""
 
     values: Mapping[str, Any]
     """Values of the run's state file."""
@@ -154,17 +154,17 @@ class Plan:
     before: tuple[int, int] = (0, 0)
     """Rows that were done when the fleet was launched: ok, and failed."""
     caps: Mapping[str, int] = field(default_factory=dict)
-    """The budgets that the fleet has together, by name (``LedgerSums``)."""
+    """The budgets that the fleet shares, by name (``LedgerSums``)."""
     charged: Mapping[str, Charge] = field(default_factory=dict)
     """What was charged to each of them before."""
     changes: Changes = field(default_factory=Changes)
-    """What becomes of done rows."""
+    """What happens to done rows."""
     again: frozenset[int] = frozenset()
-    """The shards of which rows are sent again."""
+    """The shards with rows that are sent again."""
     limit: int | None = None
     """The first row of the input that is not run."""
     judged_pd: int = 0
-    """What of the charge to the budget is that of judges (picodollars)."""
+    """The judges' share of the charge to the budget (picodollars)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class Purpose:
     """What a fleet is launched for."""
 
     changes: Changes = field(default_factory=Changes)
-    """What becomes of done rows."""
+    """What happens to done rows."""
     operation: str | None = None
     """See ``Launch``."""
     judged_pd: int = 0
@@ -180,7 +180,7 @@ class Purpose:
 
 
 NO_PURPOSE = Purpose()
-"""To go on with the run."""
+"""To continue the run."""
 
 
 class Launches(Protocol):
@@ -188,47 +188,49 @@ class Launches(Protocol):
 
     @property
     def shown(self) -> str:
-        """The run directory as people may see it."""
+        """The run directory as it may be shown to people."""
         ...
 
     def prepare(self) -> None:
         """Make the directory one that several processes share, before it is opened. Raises
-        ``UsageError`` where it cannot be one, or ``StorageError``.
+        ``UsageError`` if that is impossible, or ``StorageError``.
         """
         ...
 
     def opened_by(self, lock: Held) -> None:
-        """This process has the run directory open, by this lock."""
+        """Called when this process has opened the run directory, with its lock."""
         ...
 
     def current(self) -> Launch | None:
-        """The launch that can be joined; None where there is none. Raises ``UsageError`` for one
-        of another format.
+        """The launch that can be joined; None if there is none. Raises ``UsageError`` for one of
+        another format.
         """
         ...
 
     def unfolded(self) -> Launch | None:
-        """The same, or one whose folding was begun."""
+        """The launch to join, or one whose folding was begun."""
         ...
 
     def is_busy(self) -> bool:
-        """Whether whoever holds the directory prepares a launch, folds one, or sums up."""
+        """Whether the process that holds the directory prepares a launch, folds one, or writes the
+        summary.
+        """
         ...
 
     def is_locked(self) -> bool:
-        """Whether a process has the directory to itself, as far as can be told from here."""
+        """Whether a process has the directory to itself, as far as this machine can tell."""
         ...
 
     def plan(self, launch: Launch) -> Plan:
-        """The plan of a launch. Raises ``DamagedError`` for what is none."""
+        """The plan of a launch. Raises ``DamagedError`` if it cannot be read."""
         ...
 
     def begin_launching(self) -> None:
-        """Say that a launch is being prepared, which takes a while where the input is large."""
+        """Announce that a launch is being prepared, which takes a while for a large input."""
         ...
 
     def withdraw(self) -> None:
-        """Take back that a launch is being prepared."""
+        """Withdraw the announcement of a launch."""
         ...
 
     def begin(self, opened: RunDirectory, settings: Settings, purpose: Purpose, /) -> Launch:
@@ -236,27 +238,27 @@ class Launches(Protocol):
         ...
 
     def announce(self, launch: Launch, state: str) -> None:
-        """Say what a launch is now; durable on return."""
+        """Record the state of a launch; durable on return."""
         ...
 
     def end(self, launch: Launch, refuse: Callable[[], None], /) -> Launch:
-        """See to it that nobody can join, claim or commit any more; durable on return. What
-        ``refuse`` raises, where somebody joined at the last moment, leaves the launch as it was.
+        """Prevent any further joining, claiming or committing; durable on return. If a process
+        joined at the last moment, ``refuse`` raises, and the launch stays as it was.
         """
         ...
 
     def close(self, launch: Launch, found: Sequence[Claim], /) -> list[Claim]:
-        """The latest records of all shards, once nobody can add another one."""
+        """The latest records of all shards, once no process can add another."""
         ...
 
     def take_in(
         self, launch: Launch, found: Sequence[Claim], records: Sequence[Published]
     ) -> list[Published]:
-        """Give parts that count their final names; returns what is recorded of them there."""
+        """Give parts that count their final names; returns their records under these names."""
         ...
 
     def finish(self, launch: Launch) -> None:
-        """All of it is taken in: say so, and remove the rest."""
+        """Record that the launch is folded, and remove the rest."""
         ...
 
 
@@ -314,11 +316,13 @@ class DiskLaunches:
         announce(launch, state)
 
     def end(self, launch: Launch, _refuse: Callable[[], None]) -> Launch:
-        """See ``Launches``. Who joins makes a file in a folder that has another name then."""
+        """See ``Launches``. A process that joins makes a file in the folder, which has another name
+        by then.
+        """
         return end(launch)
 
     def close(self, _launch: Launch, found: Sequence[Claim]) -> list[Claim]:
-        """See ``Launches``. Records cannot be made in a folder that has another name."""
+        """See ``Launches``. Records cannot be made once the folder has another name."""
         return list(found)
 
     def take_in(
@@ -338,7 +342,7 @@ class DiskLaunches:
 
 
 def current(folder: Path) -> Launch | None:
-    """The launch of a run directory that can be joined; None where there is none. Raises
+    """The launch of a run directory that can be joined; None if there is none. Raises
     ``UsageError`` for one of another format.
     """
     launch = unfolded(folder)
@@ -346,7 +350,7 @@ def current(folder: Path) -> Launch | None:
 
 
 def unfolded(folder: Path) -> Launch | None:
-    """The same, or one whose folding was begun, in the folder that it was moved to."""
+    """The launch to join, or one whose folding was begun, in the folder that it was moved to."""
     found = launch_record(folder)
     if found is None or found.get("state") != LIVE:
         return None
@@ -354,12 +358,12 @@ def unfolded(folder: Path) -> Launch | None:
     name = str(found["id"])
     place = next((p for p in (folder / FLEET / name, _aside(folder, name)) if p.is_dir()), None)
     if place is None:
-        return None  # all of it is folded, but for the note of that
+        return None  # it is folded, and only the record of that is missing
     return Launch(name, place, **announced_values(found))
 
 
 def require_format(found: Mapping[str, Any], where: object) -> None:
-    """Raise ``UsageError`` for a launch by another version."""
+    """Raise ``UsageError`` for a launch by an incompatible version."""
     if found.get("format") != FORMAT:
         message = (
             f"{where} has format {found.get('format')}, this version reads format "
@@ -369,8 +373,8 @@ def require_format(found: Mapping[str, Any], where: object) -> None:
 
 
 def end(launch: Launch) -> Launch:
-    """Move a launch away, so that nobody can join it, claim or commit any more; durable on return.
-    Raises ``OSError``.
+    """Move a launch away, so that no process can join, claim or commit; durable on return. Raises
+    ``OSError``.
     """
     aside = _aside(launch.folder.parent.parent, launch.id)
     if launch.folder != aside:
@@ -385,7 +389,7 @@ def _aside(folder: Path, name: str) -> Path:
 
 
 def caps_of(settings: Settings) -> dict[str, int]:
-    """The budgets of these settings, by name."""
+    """The budgets in these settings, by name."""
     caps = {"cost": settings.max_cost_pd, "tokens": settings.max_total_tokens}
     return {name: cap for name, cap in caps.items() if cap is not None}
 
@@ -394,9 +398,8 @@ def begin(
     opened: RunDirectory, folder: Path, settings: Settings, purpose: Purpose = NO_PURPOSE
 ) -> Launch:
     """Launch a fleet on an opened run directory, whose logs are published. The input is indexed:
-    text is read once, from its beginning to its end, without being parsed.
-
-    Raises ``InputError`` where it cannot be read, and ``StorageError``.
+    text is read once from start to end, without being parsed. Raises ``InputError`` if it cannot be
+    read, and ``StorageError``.
     """
     name = secrets.token_hex(8)
     place = folder / FLEET / name
@@ -418,14 +421,14 @@ def begin(
 def launch_of(
     name: str, place: Path, begun_s: float, opened: RunDirectory, purpose: Purpose
 ) -> Launch:
-    """The launch of a directory that is opened for it."""
+    """The launch of a directory that was opened for it."""
     done = tuple(done_of(opened.journal.states.get(OPERATIONS)))
     return Launch(name, place, begun_s, opened.journal.shard_rows, purpose.operation, done)
 
 
 def write_plan(opened: RunDirectory, place: Path, settings: Settings, purpose: Purpose) -> None:
-    """Index the input, and write what there is to be done into a folder. Raises ``OSError``, and
-    ``InputError`` where the input cannot be read.
+    """Index the input, and write the plan into a folder. Raises ``OSError``, and ``InputError`` if
+    the input cannot be read.
     """
     assert opened.given is not None
     plan = _planned(opened, opened.given, settings, purpose.changes)
@@ -440,7 +443,7 @@ def write_plan(opened: RunDirectory, place: Path, settings: Settings, purpose: P
 
 
 def begin_launching(folder: Path) -> None:
-    """Say that a launch is being prepared, which takes a while where the input is large."""
+    """Announce that a launch is being prepared, which takes a while for a large input."""
     try:
         files.make_folder(folder / FLEET, private=True)
         note = sealed({"format": FORMAT, "state": LAUNCHING})
@@ -451,7 +454,7 @@ def begin_launching(folder: Path) -> None:
 
 
 def withdraw(folder: Path) -> None:
-    """Take back that a launch is being prepared."""
+    """Withdraw the announcement of a launch."""
     found = launch_record(folder)
     if found is not None and found.get("state") == LAUNCHING:
         with contextlib.suppress(OSError):
@@ -459,8 +462,8 @@ def withdraw(folder: Path) -> None:
 
 
 def is_busy(folder: Path) -> bool:
-    """Whether whoever holds the lock of a run directory prepares a launch, folds one, or sums up
-    what one left.
+    """Whether the process that holds the lock of a run directory prepares a launch, folds one, or
+    writes its summary.
     """
     path = folder / FLEET / LAUNCH
     found = launch_record(folder)
@@ -476,7 +479,7 @@ def is_busy(folder: Path) -> bool:
 
 
 def announce(launch: Launch, state: str) -> None:
-    """Say what a launch is now: live, so that others join it, or folded. Durable on return."""
+    """Record the state of a launch: live, so that others join it, or folded. Durable on return."""
     try:
         files.write_json(launch.folder.parent / LAUNCH, announced(launch, state))
     except OSError as error:
@@ -500,7 +503,7 @@ def announced(launch: Launch, state: str) -> dict[str, Any]:
 
 
 def announced_values(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of ``Launch`` that are in ``LAUNCH``, but for its id."""
+    """The fields of ``Launch`` that are in ``LAUNCH``, except its id."""
     return {
         "begun_s": found["begun_s"],
         "shard_rows": found["shard_rows"],
@@ -518,7 +521,7 @@ def _planned(opened: RunDirectory, given: Input, settings: Settings, changes: Ch
         shard, state = published.state.shard, published.state
         whole = min(size, rows - shard * size)
         is_done = state.complete and state.rows_read >= whole
-        # A shard that the limit cuts is never complete.
+        # A shard that the limit cuts through is never complete.
         cut = settings.limit is not None and shard == len(starts) - 1
         if shard not in again and (is_done or (cut and _has(opened, shard, whole))):
             done.add(shard)
@@ -543,7 +546,7 @@ def _planned(opened: RunDirectory, given: Input, settings: Settings, changes: Ch
 
 
 def _has(opened: RunDirectory, shard: int, rows: int) -> bool:
-    """Whether the first rows of a shard, so many, have an outcome."""
+    """Whether the first ``rows`` rows of a shard have an outcome."""
     first = shard * opened.journal.shard_rows
     done = resend.known(opened.parts, opened.journal, shard).done
     return sum(row < first + rows for row in done) == rows
@@ -591,7 +594,7 @@ def _shards(plan: Plan) -> bytes:
 
 
 def read_plan(launch: Launch) -> Plan:
-    """The plan of a launch. Raises ``DamagedError`` for what is none."""
+    """The plan of a launch. Raises ``DamagedError`` if it cannot be read."""
     path = launch.folder / RUN
     try:
         run = unsealed(path.read_bytes())
@@ -639,7 +642,7 @@ def read_plan(launch: Launch) -> Plan:
 
 @contextlib.contextmanager
 def naming_records(launch: Launch) -> Iterator[None]:
-    """Have the error for a damaged record name its file, and not only the record."""
+    """Make the error for a damaged record name its file too."""
     try:
         yield
     except DamagedError as error:

@@ -1,8 +1,8 @@
-"""Looking at a fleet from outside: who works on the run, and what of it is durable.
+"""A fleet seen from outside: which processes work on the run, and which rows are durable.
 
-Nothing is written and no claim, lease or lock is touched, so it needs no permission but to read.
-Whether a worker lives is judged by its lock on its own machine, and by the age of its lease on
-another; that compares the store's time with this machine's clock, which is good enough to look.
+Nothing is written and no claim, lease or lock is touched, so read permission is enough. Whether a
+worker is alive is judged by its lock on its own machine, and by the age of its lease on another;
+the latter compares the store's time with this machine's clock, which is good enough for a view.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ ALIVE, DEAD, LEFT = "alive", "dead", "left"
 
 @dataclass(frozen=True, slots=True)
 class SeenWorker:
-    """A process of a fleet. ``state`` is ``alive``, ``dead`` or ``left`` (it ended in order);
-    ``silent_s`` is how long ago it renewed its lease.
+    """A process of a fleet. ``state`` is ``alive``, ``dead`` or ``left`` (it ended in an orderly
+    way); ``silent_s`` is how long ago it renewed its lease.
     """
 
     name: str
@@ -63,22 +63,22 @@ class SeenWorker:
 
 @dataclass(frozen=True, slots=True)
 class SeenFleet:
-    """A fleet that is not folded, as it was found."""
+    """A snapshot of a fleet that is not folded."""
 
     launch: Launch
     plan: Plan
     workers: tuple[SeenWorker, ...]
     published: Mapping[int, Published]
-    """What is recorded of the shards that it published."""
+    """The records of the shards that it published."""
     publishers: Mapping[int, str]
     """By shard, the worker that published it."""
     claims: Mapping[int, Claim]
-    """By shard, the claims of those that are not published."""
+    """By shard, the claims on unpublished shards."""
     logs: Mapping[int, Path]
-    """By shard, the log of what is durable and not published."""
+    """By shard, the log of outcomes that are durable but not published."""
     book: Book
     changes: tuple[Control, ...]
-    """What `batchrun ctl` asked of it."""
+    """The changes made by `batchrun ctl`."""
 
     @property
     def alive(self) -> list[SeenWorker]:
@@ -103,10 +103,9 @@ class SeenFleet:
 
 
 def launches_in(directory: str, checkpoint: Path | None, store: StoreReader) -> Launches | None:
-    """The launches of a run directory; None where there is none that is not folded. Without a
-    ``checkpoint`` the workers that use it on this machine cannot be told from others.
-
-    Raises ``UsageError`` for a store that cannot be shared.
+    """The launches of a run directory; None if all are folded. Without a ``checkpoint``, workers
+    that use it on this machine cannot be told from others. Raises ``UsageError`` for a store that
+    cannot be shared.
     """
     local = local_path(directory)
     if local is not None:
@@ -135,14 +134,14 @@ def alive(launch: Launch) -> list[str]:
 
 
 def logs(folder: Path) -> dict[int, Path]:
-    """By shard, the log of what is durable and not published; raises as ``seen`` does."""
+    """By shard, the log of outcomes that are durable but not published; raises as ``seen`` does."""
     fleet = seen(folder)
     return {} if fleet is None else dict(fleet.logs)
 
 
 def seen(folder: Path) -> SeenFleet | None:
-    """The fleet of a run directory; None where there is none, or it is folded. Raises
-    ``UsageError`` for one of another version, ``DamagedError``, and ``StorageError``.
+    """The fleet of a run directory; None if there is none, or it is folded. Raises ``UsageError``
+    for one of an incompatible version, ``DamagedError``, and ``StorageError``.
     """
     launch = launches.unfolded(folder)
     if launch is None:
@@ -160,8 +159,8 @@ def _seen(launch: Launch) -> SeenFleet:
     claims: dict[int, Claim] = {}
     published: dict[int, Published] = {}
     publishers: dict[int, str] = {}
-    # Claims come before logs: of a shard that is published meanwhile, the log is gone, and there
-    # is a part.
+    # Claims are read before logs: if a shard is published meanwhile, its log is gone, and there is
+    # a part.
     try:
         for claim in read_claims(store):
             if claim.published is None:
@@ -193,8 +192,8 @@ def _store(launch: Launch) -> ClaimStore:
 def _logs(
     launch: Launch, plan: Plan, store: ClaimStore, claims: Mapping[int, Claim]
 ) -> dict[int, Path]:
-    """By shard, the latest log: that of the worker that has it, or of one before whose log it has
-    not taken over yet.
+    """By shard, the latest log: from the worker that holds the shard, or from an earlier holder if
+    it has not taken over that log yet.
     """
     found = {}
     for shard, claim in claims.items():
@@ -233,7 +232,7 @@ def _state(launch: Launch, lease: Lease) -> str:
 
 
 def _noted(note: Path) -> tuple[int | None, str | None]:
-    """Process id and machine, as a worker's lock names them (``rundir/lock.py``)."""
+    """The process id and machine in a worker's lock (``rundir/lock.py``)."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         words = note.read_text(errors="replace").partition(",")[0].split()
         return int(words[1]), words[3]

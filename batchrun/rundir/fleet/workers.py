@@ -20,7 +20,9 @@ from batchrun.rundir.lock import NAME, Lock, is_locked
 
 
 def death_known(launch: Launch) -> Callable[[Lease], bool]:
-    """Tells whether a worker of this machine is dead: nobody holds the lock of its checkpoint."""
+    """Tells whether a worker on this machine is dead: then no process holds the lock of its
+    checkpoint.
+    """
 
     def is_dead(lease: Lease) -> bool:
         if lease.machine != launch.machine:
@@ -38,10 +40,10 @@ def living(launch: Launch, store: ClaimStore) -> list[Lease]:
 
 
 class Worker:
-    """This process as one of a fleet's, until ``leave``."""
+    """This process as a worker of a fleet, until ``leave``."""
 
     def __init__(self, launch: Launch, plan: Plan, place: Place) -> None:
-        """Join a launch. Raises ``StorageError`` where it cannot be joined any more."""
+        """Join a launch. Raises ``StorageError`` if it can no longer be joined."""
         self.name = f"{place.index:04d}-{secrets.token_hex(4)}"
         self.checkpoint = launch.folder / WORKERS / self.name
         self.launch = launch
@@ -52,7 +54,7 @@ class Worker:
             Board(len(plan.starts), plan.done),
             place,
             self.name,
-            monotonic_s=real_s,  # a lease expires while its machine sleeps, too
+            monotonic_s=real_s,  # a lease also expires while its machine sleeps
             machine=launch.machine,
             is_dead=death_known(launch),
             lease_s=leases.LEASE_S,
@@ -60,9 +62,9 @@ class Worker:
         self._left = threading.Event()
         self._lock = Lock(self.checkpoint, self.checkpoint / NAME)
         try:
-            # Not the folders above it: if the launch was moved away, this must fail.
+            # Without parents: if the launch was moved away, this must fail.
             disk.make_folder(self.checkpoint, files.PRIVATE_FOLDER)
-            # Else a power cut could take the folder away with logs in it that were flushed.
+            # Otherwise a power cut could remove the folder together with flushed logs in it.
             files.sync_folder(self.checkpoint.parent)
             self._lock.acquire()
             self.claimant.beat()
@@ -77,15 +79,15 @@ class Worker:
 
     def _beat(self) -> None:
         while not self._left.wait(leases.BEAT_S):
-            # Where the disk does not answer, the lease expires, and the next write tells.
+            # If the disk does not answer, the lease expires, and the next write fails.
             with contextlib.suppress(StorageError):
                 self.claimant.beat()
 
     def check(self) -> None:
         """Raise ``StorageError`` if a shard of this worker was taken over.
 
-        The lease is renewed first where that was not done for long: then this process was
-        suspended, and may be awake before the thread that renews it.
+        If the lease was not renewed for long, it is renewed first: this process was suspended, and
+        may have woken before the thread that renews it.
         """
         if self.claimant.silent_s > leases.LEASE_S / 2:
             self.claimant.beat()
@@ -113,7 +115,7 @@ class Worker:
         return False
 
     def taken_over(self) -> StorageError:
-        """The error of a worker that was thought dead."""
+        """The error for a worker that was thought dead."""
         message = (
             f"the shards of this process ({self.name}) were taken over by others, because it did "
             f"not renew its lease for {leases.LEASE_S:g} s (it may have been suspended). It "
@@ -123,11 +125,11 @@ class Worker:
         return StorageError(message)
 
     def leave(self) -> None:
-        """End the lease and give the lock back. Leaving twice is harmless."""
+        """End the lease and release the lock. Leaving twice is harmless."""
         if self._left.is_set():
             return
         self._left.set()
-        # A launch that was folded meanwhile takes no records.
+        # A launch that was folded meanwhile accepts no records.
         with contextlib.suppress(StorageError):
             self.launch.leave_behind(self.name, list(self.claimant.held), {})
             self.claimant.leave()

@@ -1,1 +1,1 @@
-"""The judges of a run directory: what they are asked, and how far they are."""
+"""The judges of a run directory: what they are asked, and their progress."""

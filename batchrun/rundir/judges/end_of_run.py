@@ -1,7 +1,7 @@
 """The judges of a run, at its end: each judges the answers that are new or changed.
 
-A judge is a run of its own, inside of the directory of the run and under its lock. It is asked to
-judge again without a flag: verdicts on answers that are still there are kept.
+A judge is a separate run, inside the directory of the run and under its lock. It judges again
+without a flag: verdicts on answers that still exist are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Ended(Protocol):
 
     @property
     def stop(self) -> Stop | None:
-        """What stopped it, if something did."""
+        """What stopped it, if anything."""
         ...
 
 
@@ -43,7 +43,7 @@ JudgeSession = Callable[[JudgeRun, StopSwitch], Coroutine[Any, Any, Ended]]
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of the judges: what stopped one before its end, or why it failed."""
+    """How the judges ended: what stopped one early, or why it failed."""
 
     stop: Stop | None = None
     failed: BatchrunError | None = None
@@ -67,7 +67,7 @@ class Judging:
         self._say = say
 
     def charged_pd(self, store: StoreReader) -> int:
-        """What the judges were charged so far, in picodollars."""
+        """The charge of the judges so far, in picodollars."""
         return sum(self._charged(store, run.judge.name) for run in self._runs)
 
     def _charged(self, store: StoreReader, name: str) -> int:
@@ -81,16 +81,16 @@ class Judging:
         left_pd: int | None,
         models: Sequence[str | None],
     ) -> Judged:
-        """Run one judge after the other. ``left_pd`` is what the run and all judges so far leave of
-        the budget of the run, None without one; ``models`` gave the answers. A stop of the run
-        stops the judge at work; a judge that a guard stops ends the judging.
+        """Run one judge after the other. ``left_pd`` is what remains of the run's budget after the
+        run and all judges so far, None without a budget; ``models`` gave the answers. A stop of the
+        run stops the present judge; if a guard stops a judge, no further judge runs.
         """
         for run in self._runs:
             name = run.judge.name
             try:
                 require_other(run, models)
                 before = self._charged(store, name)
-                # What it was charged earlier counts in its own account.
+                # Its earlier charge counts in its own account.
                 covered = with_budget(run, None if left_pd is None else max(0, left_pd + before))
                 ended = await self._one(covered, switch)
             except BatchrunError as error:
@@ -106,7 +106,7 @@ class Judging:
         return Judged()
 
     async def _one(self, run: JudgeRun, switch: StopSwitch) -> Ended:
-        """One session, which a stop of the run stops too."""
+        """One session; a stop of the run stops it too."""
         own = StopSwitch()
 
         async def follow() -> None:
@@ -127,8 +127,8 @@ class Judging:
 
 
 def charged_pd(store: StoreReader, checkpoint: Path, folder: str) -> int:
-    """What the judge in a folder was charged over all its sessions: as its budget has it, and its
-    bill where it had none. A session that was killed is charged what it may have spent.
+    """The charge of the judge in a folder over all its sessions: from its budget, or its bill if it
+    had none. A session that was killed is charged the most it may have spent.
     """
     account = state_reader.values(checkpoint, "budget_cost").get("budget_cost")
     kept = 0

@@ -1,4 +1,4 @@
-"""A judge made ready before anything is sent: its config read, and what it is asked checked."""
+"""Prepares a judge before anything is sent: reads its config and checks its prompt."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ from batchrun.rundir.chain.assumed_rows import shaper_over
 from batchrun.rundir.preflight import Priced
 
 _OWN = ("input.", "output.dir", "output.checkpoint")
-"""Settings that a judge has from the run that it judges."""
+"""Settings that a judge takes from the run that it judges."""
 _KEYS = {setting.flag: setting.name for setting in TABLE if setting.flag is not None} | {
     setting.flag: f"request.params.{setting.key}" for setting in SHORT if setting.flag is not None
 }
-"""The key of a config by the flag that sets the same."""
+"""The config key for each flag."""
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _TWICE = re.compile(r"([\w.]+) \(\1\)")
 _FROM = "../.."
-"""That run, from where the judge's own is."""
+"""The judged run, relative to the judge's own directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ class JudgeRun:
 
     @property
     def folder(self) -> str:
-        """Its run directory, in that of the run that it judges."""
+        """Its run directory, inside that of the judged run."""
         own = self.judge.folder
         return f"{own}/{SWAPPED}" if self.settings.swapped else own
 
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """The run whose answers are compared with, and whether each pair is judged in both orders."""
+    """The run to compare with, and whether each pair is judged in both orders."""
 
     against: str
     both_orders: bool
@@ -83,9 +83,9 @@ def prepare(
     given: Raw | None = None,
     pairs: Pairing | None = None,
 ) -> tuple[JudgeRun, list[str]]:
-    """The run of a judge over the results in ``directory``, whose checkpoint lives at
-    ``checkpoint`` (None: inside of it), and warnings. ``given`` are settings that win over those of
-    its config; with ``pairs`` it compares answers. Raises ``UsageError`` naming the judge.
+    """The run of a judge over the results in ``directory``, with its checkpoint at ``checkpoint``
+    (None: inside the directory), and warnings. ``given`` are settings that override its config;
+    with ``pairs`` it compares answers. Raises ``UsageError`` naming the judge.
     """
     if judge.config is None and given is None:
         message = (
@@ -120,7 +120,7 @@ def prepare(
             "check_schema = false"
         )
         raise UsageError(message)
-    # The lock of the run keeps its answers as they are while they are judged.
+    # The run's lock keeps its answers unchanged while they are judged.
     settings = replace(
         settings,
         source_recorded=_FROM,
@@ -133,7 +133,9 @@ def prepare(
 
 
 def asked_by_configs(settings: Settings) -> dict[str, Asked]:
-    """What the judges of a run are asked, by name, as their configs say. Raises ``UsageError``."""
+    """What the judges of a run are asked, by name, according to their configs. Raises
+    ``UsageError``.
+    """
     environment = read_environment()
     found = {}
     for judge in settings.evaluation.judges:
@@ -144,7 +146,7 @@ def asked_by_configs(settings: Settings) -> dict[str, Asked]:
 
 
 def _refuse_own(judge: Judge, raw: Raw) -> None:
-    """Raises ``UsageError`` where the config of a judge says what it has from the run."""
+    """Raises ``UsageError`` if the config of a judge sets something that it takes from the run."""
     for name in raw:
         if name == JUDGE:
             message = f"{_config_of(judge)}: a judge has no judges of its own; leave out [{JUDGE}]"
@@ -164,8 +166,8 @@ def _refuse_own(judge: Judge, raw: Raw) -> None:
 
 
 def fault_of(judge: Judge, error: UsageError, *, flags: bool = False) -> UsageError:
-    """The same error with the name of the judge whose settings are to blame. Unless ``flags`` set
-    them, it names keys of its config in the place of flags, which would set those of the run.
+    """The error with the name of the judge whose settings caused it. Unless ``flags`` set them, it
+    names config keys instead of flags, since flags would set those of the run.
     """
     told = str(error)
     if not flags:
@@ -180,19 +182,19 @@ def _config_of(judge: Judge) -> str:
 
 
 def directory_of(directory: str, name: str) -> str:
-    """The run directory of a judge, in that of the run that it judges."""
+    """The run directory of a judge, inside that of the judged run."""
     bare, query = split_query(directory)
     return f"{bare.rstrip('/')}/{folder_of(name)}{query}"
 
 
 def swapped_of(directory: str) -> str:
-    """The run directory with the verdicts on swapped answers, in that of a judge of pairs."""
+    """The run directory for verdicts on swapped answers, inside that of a judge of pairs."""
     bare, query = split_query(directory)
     return f"{bare.rstrip('/')}/{SWAPPED}{query}"
 
 
 def in_swapped_order(run: JudgeRun) -> JudgeRun:
-    """The judge with the answers in each other's place, in a run directory inside of its own."""
+    """The judge with the answers swapped, in a run directory inside its own."""
     settings = run.settings
     inside = PurePath(settings.checkpoint).name == "checkpoint"
     own = PurePath(settings.checkpoint)
@@ -202,7 +204,7 @@ def in_swapped_order(run: JudgeRun) -> JudgeRun:
 
 
 def checkpoint_of(directory: str, checkpoint: str | None, name: str) -> str | None:
-    """The checkpoint of a judge: beside that of the run where this lives elsewhere, else None."""
+    """The checkpoint of a judge: next to the run's if that is outside its directory, else None."""
     local = local_path(directory)
     if checkpoint is None or (
         local is not None and PurePath(checkpoint) == PurePath(local, "checkpoint")
@@ -212,7 +214,7 @@ def checkpoint_of(directory: str, checkpoint: str | None, name: str) -> str | No
 
 
 def place_of(directory: str, checkpoint: str | Path, name: str) -> Path:
-    """The folder that the checkpoint of a judge is in."""
+    """The folder that contains the checkpoint of a judge."""
     apart = checkpoint_of(directory, str(checkpoint), name)
     return (
         Path(checkpoint).parent / folder_of(name) / "checkpoint" if apart is None else Path(apart)
@@ -220,15 +222,15 @@ def place_of(directory: str, checkpoint: str | Path, name: str) -> Path:
 
 
 def changes_for(run: JudgeRun, asked: Changes = Changes()) -> Changes:  # noqa: B008 - frozen
-    """What a judge is allowed when it judges again: answers that are new or changed are sent, and
-    those of a prompt that changed. ``asked`` is what else the user asked for.
+    """The changes that a judge allows when it judges again: it sends answers that are new or
+    changed, or have a changed prompt. ``asked`` are the other changes that the user requested.
     """
     begun = Path(run.settings.checkpoint, STATES).exists()
     return replace(asked, resend_changed=begun and not asked.restart)
 
 
 def require_other(run: JudgeRun, models: Sequence[str | None]) -> None:
-    """Raises ``UsageError`` where a judge is the model that gave the answers, unless it may be."""
+    """Raises ``UsageError`` if a judge is the model that answered, unless that is allowed."""
     found = None if run.judge.allow_self else same_model(run.settings.one_model, models)
     if found is not None:
         message = (
@@ -241,8 +243,8 @@ def require_other(run: JudgeRun, models: Sequence[str | None]) -> None:
 
 
 def require_templates(run: JudgeRun, schema: pa.Schema) -> None:
-    """See that the judge's templates name what the answers of a run with this schema of results
-    will have. Raises ``UsageError``.
+    """Check that the judge's templates only use fields that answers with this schema of results
+    have. Raises ``UsageError``.
     """
     plan = prompts.plan(run.settings)
     if plan is None:
@@ -259,8 +261,8 @@ def _carried(schema: pa.Schema) -> pa.Schema:
 
 
 def require_messages(run: JudgeRun, settings: Settings, *, once: bool) -> None:
-    """Raises ``UsageError`` where a judge is shown the requests of a run that cannot be found
-    again: it reads its input ``once``, and keeps no requests.
+    """Raises ``UsageError`` if a judge is shown requests that cannot be found again: those of a run
+    that reads its input ``once`` and keeps no requests.
     """
     plan = prompts.plan(run.settings)
     if plan is None or not once or settings.requests == "all":
@@ -274,7 +276,7 @@ def require_messages(run: JudgeRun, settings: Settings, *, once: bool) -> None:
 
 
 def require_bounded(run: JudgeRun) -> None:
-    """See that what a judgement may cost is bounded, so that a budget can cover it. Raises
+    """Check that the cost of a judgement is bounded, so that a budget can cover it. Raises
     ``UsageError``.
     """
     settings = run.settings
@@ -298,7 +300,9 @@ def require_bounded(run: JudgeRun) -> None:
 
 
 def with_budget(run: JudgeRun, left_pd: int | None) -> JudgeRun:
-    """The judge with what is left of the budget of the run (None: it has none), besides its own."""
+    """The judge with the rest of the run's budget (None: it has none) as a second limit besides its
+    own budget.
+    """
     if left_pd is None:
         return run
     own = run.settings.max_cost_pd

@@ -1,4 +1,4 @@
-"""What a run says of its judges, from their own run directories inside of it."""
+"""The state of a run's judges, from their own run directories inside it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from batchrun.rundir import inspect, state_reader
 
 
 def _pending(summary: Mapping[str, Any]) -> int | None:
-    """Rows that a judge still has to judge; None where that is not known."""
+    """Rows that a judge still has to judge; None if that is not known."""
     pending: int | None = (summary.get("rows") or {}).get("pending")
     return pending
 
 
 def standing(store: StoreReader, one: PlannedJudge, counts: Counts) -> dict[str, Any]:
-    """What ``summary.json`` says of a judge: how many answers it judged, and at what cost.
-    ``pending`` is None where it has not ended once.
+    """The entry of a judge in ``summary.json``: how many answers it judged, and at what cost.
+    ``pending`` is None if it has never ended.
     """
     folders = [one.judge.folder]
     if one.asked.both_orders:
@@ -66,15 +66,15 @@ def standing(store: StoreReader, one: PlannedJudge, counts: Counts) -> dict[str,
 
 
 def _dollars(totals: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """The sum of an amount; None where none of them is known."""
+    """The sum of an amount; None if none is known."""
     told = [each.get(name) for each in totals]
     known = [picodollars(amount) for amount in told if amount is not None]
     return usd(sum(known)) if known else None
 
 
 def state_of(store: StoreReader, checkpoint: Path, folder: str) -> str:
-    """What the verdicts in a judge's folder are known again by: the digests of its parts, as its
-    checkpoint has them, else of the files.
+    """What identifies the verdicts in a judge's folder: the digests of its parts, from its
+    checkpoint, or else from the files.
     """
     names = part_names(store, f"{folder}/results")
     recorded = state_reader.read(checkpoint) if names else None
@@ -104,7 +104,7 @@ def recorded_judges(store: StoreReader) -> tuple[Judge, ...]:
 
 
 def with_recorded(evaluation: Evaluation, directory: str) -> Evaluation:
-    """An evaluation with the judges too that a run directory has, and its config does not name."""
+    """An evaluation plus the judges that a run directory has but its config does not name."""
     store = inspect.look_at(directory, None).store
     own = {judge.name for judge in evaluation.judges}
     more = tuple(judge for judge in recorded_judges(store) if judge.name not in own)
@@ -112,20 +112,20 @@ def with_recorded(evaluation: Evaluation, directory: str) -> Evaluation:
 
 
 def asked_in(directory: str, judges: Sequence[Judge]) -> dict[str, Asked]:
-    """What judges of a run directory were asked, by name; those that have no summary are left
+    """What the judges of a run directory were asked, by name. Judges without a summary are left
     out.
     """
     return asked_among(inspect.look_at(directory, None).store, judges)
 
 
 def asked_among(store: StoreReader, judges: Sequence[Judge]) -> dict[str, Asked]:
-    """The same in a store that is open."""
+    """Like ``asked_in``, for an open store."""
     found = {judge.name: asked_of(store, judge) for judge in judges}
     return {name: asked for name, asked in found.items() if asked is not None}
 
 
 def asked_of(store: StoreReader, judge: Judge) -> Asked | None:
-    """What a judge was asked, as its run directory says; None where it has no summary yet."""
+    """What a judge was asked, from its run directory; None if it has no summary yet."""
     found = read_json(store, f"{judge.folder}/{SUMMARY}")
     settings = found.get("settings") if isinstance(found, dict) else None
     if not isinstance(settings, Mapping):
@@ -137,7 +137,7 @@ def asked_of(store: StoreReader, judge: Judge) -> Asked | None:
 
 
 def models_of(store: StoreReader) -> list[str | None]:
-    """The models of a run: those that were asked for, and those that answered."""
+    """The models of a run: the requested ones, and those that answered."""
     summary = read_json(store, SUMMARY)
     settings: Any = summary.get("settings") if isinstance(summary, Mapping) else None
     found = [settings.get("request.model")] if isinstance(settings, Mapping) else []

@@ -1,13 +1,13 @@
-"""A sorted file that says where the answer to a request lies, by the request's hash.
+"""A sorted file that maps the hash of a request to the place of its answer.
 
 It is built once for each directory that answers are taken from, in memory that does not grow with
-its rows: records are dealt out to buckets in a temporary file, and every bucket is sorted by
-itself. A look-up reads one short stretch of the file. Of equal hashes the first place is kept.
+its rows: records are distributed to buckets in a temporary file, and every bucket is sorted
+separately. A look-up reads one short stretch of the file. For equal hashes the first place is kept.
 
-Layout, little-endian where nothing else is said: a head (``_HEAD``), a table with the number of the
-first record of every bucket and one behind the last, and the records in order: the first 16 bytes
-of the hash and the place, 8 bytes, big-endian. A bucket has the hashes with the same first bits.
-Hashes are evenly spread, so that a bucket has about ``BUCKET_ROWS`` records.
+Layout, little-endian unless noted: a head (``_HEAD``), a table with the number of the first record
+of every bucket and one past the last, and the records in order: the first 16 bytes of the hash and
+the place, 8 bytes, big-endian. A bucket has the hashes with the same first bits. Hashes are evenly
+spread, so a bucket has about ``BUCKET_ROWS`` records.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ RECORD_BYTES = KEY_BYTES + PLACE_BYTES
 BUCKET_ROWS = 64
 BUCKET_BITS_MAX = 16
 RUN_ROWS = 16_384
-"""About so many records are sorted at once."""
+"""About how many records are sorted at once."""
 HELD_BYTES_MAX = 2 * 2**20
-"""Of records on their way to the temporary file."""
+"""Buffer for records on their way to the temporary file."""
 _HEAD = struct.Struct("<16sIIQQ32s")  # magic, format, bits, records, bytes of answers, identity
 _DEALT_BYTES = HASH_BYTES + PLACE_BYTES
 
 
 class Builder:
-    """Takes hashes and places in any order; ``write`` makes the file. Leaving it takes the
-    temporary file away.
+    """Takes hashes and places in any order; ``write`` makes the file. Leaving the context removes
+    the temporary file.
     """
 
     def __init__(self, rows_about: int, folder: Path) -> None:
@@ -66,7 +66,7 @@ class Builder:
             self._file.close()
 
     def add(self, hashes: bytes, places: Sequence[bytes]) -> None:
-        """Take records: their hashes one behind the other, and the place of each."""
+        """Add records: their hashes, concatenated, and the place of each."""
         starts = range(0, len(places) * HASH_BYTES, HASH_BYTES)
         if len(self._held) == 1:
             held = self._held[0]
@@ -93,8 +93,8 @@ class Builder:
         self._held_bytes = 0
 
     def write(self, path: Path, identity: bytes, answers_bytes: int) -> None:
-        """Write the file, durable when this returns. ``identity`` says what it was made from,
-        ``answers_bytes`` how long the file of answers is that some places lie in.
+        """Write the file, durable when this returns. ``identity`` identifies what it was made from,
+        ``answers_bytes`` is the size of the file of answers that some places point into.
         """
         draft = files.Draft(path, digests=False)
         try:
@@ -110,7 +110,8 @@ class Builder:
         bits = 0
         while bits < BUCKET_BITS_MAX and BUCKET_ROWS << bits < most:
             bits += 1
-        # The table stands in front of what is counted: the records are written aside first.
+        # The table comes before the records that it counts, so these are written to another file
+        # first.
         with tempfile.TemporaryFile(dir=self._folder) as aside:
             table = [0] * ((1 << bits) + 1)
             count = 0
@@ -130,7 +131,7 @@ class Builder:
                 draft.write(piece)
 
     def _sorted(self, number: int) -> list[bytes]:
-        """The records of a bucket in order, of equal hashes the first place alone."""
+        """The records of a bucket in order, with only the first place for equal hashes."""
         data = bytearray()
         if self._file is not None:
             self._file.flush()
@@ -152,7 +153,7 @@ class Builder:
 
 
 class Index:
-    """The file, open for look-ups. It maps nothing into memory: only its table is held, at most
+    """The file, open for look-ups. It maps nothing into memory and holds only its table, at most
     half a megabyte.
     """
 
@@ -166,7 +167,7 @@ class Index:
 
     @classmethod
     def opened(cls, path: Path, identity: bytes, answers_bytes: int) -> Self | None:
-        """The file, None where there is none that was made from this, or not all of it is there."""
+        """The file; None if there is none made from this, or it is incomplete."""
         try:
             descriptor = disk.open_file(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -191,8 +192,8 @@ class Index:
             return cls(descriptor, bits, count, table)
 
     def find(self, digest: bytes) -> list[int]:
-        """Where the answers to requests whose hash begins like this one lie: nearly always none or
-        one. Who takes an answer compares the whole hash.
+        """The places of answers to requests whose hash has the same first bytes: nearly always none
+        or one. The caller compares the whole hash.
         """
         found = []
         bucket = (digest[0] << 8 | digest[1]) >> 16 - self._bits
@@ -210,5 +211,5 @@ class Index:
         return found
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._descriptor)

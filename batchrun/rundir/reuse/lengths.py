@@ -1,8 +1,8 @@
 """``--lengths-from``: how long the answers of an earlier run were, by request or by `custom_id`.
 
 They go into the sorted file that ``--reuse`` looks hashes up in (``hash_index.py``), with the
-length in the place of a place. A `custom_id` stands there by a hash of its own. The file is made
-once for each directory, in bounded memory, and made again where the directory has changed.
+length instead of a place. A `custom_id` has its own hash there. The file is made once for each
+directory, in bounded memory, and made again if the directory has changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from batchrun.rundir.reuse.hash_index import HASH_BYTES, Builder, Index
 FOLDER = "lengths"
 FLAG = "--lengths-from"
 BYTES_PER_TOKEN = 4
-"""Where no usage was reported, an answer's tokens are estimated from its content."""
+"""If no usage was reported, an answer's tokens are estimated from its content."""
 _COLUMNS = ("custom_id", "status", "completion_tokens", "content", "request_hash")
 
 
@@ -85,7 +85,7 @@ class LengthsFrom:
         return await loop.run_in_executor(self._thread, self.look_up, requests)
 
     def look_up(self, requests: Sequence[Request]) -> dict[int, float]:
-        """The same, at once."""
+        """Look the lengths up in this thread."""
         found = {}
         for request in requests:
             lengths = self._index.find(bytes.fromhex(request.hash))
@@ -96,14 +96,14 @@ class LengthsFrom:
         return found
 
     def close(self) -> None:
-        """End the thread, let go of the file."""
+        """End the thread and close the file."""
         self._thread.shutdown()
         self._index.close()
 
 
 @contextlib.contextmanager
 def taken(directory: str, folder: Path, say: Callable[[str], None]) -> Iterator[LengthsFrom]:
-    """The lengths that a run goes by, for as long as it works; ``folder`` is for their index."""
+    """The lengths that a run uses, until the block is left; ``folder`` is for their index."""
     lengths = LengthsFrom(directory, folder)
     try:
         if not lengths.count:

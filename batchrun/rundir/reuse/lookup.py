@@ -1,8 +1,8 @@
-"""``--reuse``: the answers that other run directories hold for the requests of this run.
+"""``--reuse``: the answers that other run directories have for the requests of this run.
 
-Look-ups are made for a block of rows at once, in a thread of their own. The directories are asked
-in the order in which they were named; the first that has an answer wins, even if that answer does
-not pass this run's checks: then the row is sent.
+Look-ups are made for a block of rows at once, in a separate thread. The directories are searched in
+the order in which they were named; the first with an answer wins, even if that answer does not pass
+this run's checks: then the row is sent.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Reuse:
     """The answers of some directories, for the requests of one run."""
 
     def __init__(self, settings: Settings, named: Sequence[Named], folder: Path) -> None:
-        """``folder`` is for the indexes. Raises ``UsageError`` for what is not a run directory."""
+        """``folder`` is for the indexes. Raises ``UsageError`` if one is not a run directory."""
         self._folder = folder
         self._settings = settings
         self._sources: list[tuple[Source, Rules]] = []
@@ -53,7 +53,7 @@ class Reuse:
             self._sources.append((source, rules))
 
     def index(self, say: Callable[[str], None]) -> None:
-        """Open the indexes, building those that are not there yet. Says what there is to take."""
+        """Open the indexes, building missing ones. Reports how many answers there are."""
         ours = {endpoint.provider for endpoint in self._settings.endpoints}
         for number, (source, _) in enumerate(self._sources):
             names = source.endpoints() | set(reuse_rules.STAND_INS)
@@ -87,7 +87,7 @@ class Reuse:
         return self._take(requests, found, together=together) or found
 
     def look_up(self, requests: Sequence[Request]) -> dict[int, Outcome]:
-        """The outcomes of those requests that were answered before, by row, at once."""
+        """The outcomes of requests that were answered before, by row, found in this thread."""
         found: dict[int, Outcome] = {}
         self._take(requests, found, together=False)
         return found
@@ -95,7 +95,9 @@ class Reuse:
     def _take(
         self, requests: Sequence[Request], found: dict[int, Outcome], *, together: bool
     ) -> ReusedRows | None:
-        """Take what the directories have: as one where that may and can be, else into ``found``."""
+        """Take what the directories have: as a stretch if allowed and possible, else into
+        ``found``.
+        """
         left = requests
         for source, rules in self._sources:
             if not left or not source.count:
@@ -123,7 +125,7 @@ class Reuse:
         return None
 
     def close(self) -> None:
-        """End the thread, let go of all files."""
+        """End the thread and close all files."""
         self._thread.shutdown()
         for source, _ in self._sources:
             source.close()
@@ -132,8 +134,8 @@ class Reuse:
 def _placed(
     source: Source, requests: Sequence[Request], repeat: int
 ) -> tuple[list[Request], list[tuple[int, str]], list[Request]]:
-    """Those requests that a directory has answers to, where these are, and the other requests. A
-    row is sent ``repeat`` times, and each repeat takes the answer of the same repeat alone.
+    """The requests that a directory has answers to, their places, and the other requests. A row is
+    sent ``repeat`` times, and each repeat only takes the answer of the same repeat.
     """
     asked: list[Request] = []
     wanted: list[tuple[int, str]] = []
@@ -155,16 +157,16 @@ def _placed(
 
 
 def _other(source: Source, request: Request, repeat: int) -> Outcome | None:
-    """The answer behind one whose hash only begins alike."""
+    """The next answer, if the hash of the first only begins alike."""
     places = source.find(answer_key(bytes.fromhex(request.hash), request.row % repeat))[1:]
     taken = source.take([(place, request.hash) for place in places]) if places else []
     return next((outcome for outcome in taken if outcome is not None), None)
 
 
 def require(settings: Settings, changes: Changes) -> None:
-    """Look at the directories that the settings name, before anything is moved or begun. Raises
-    ``UsageError`` for one that is none, or is at work, or is the run's own; and for ``old`` where
-    nothing is set aside.
+    """Check the directories that the settings name, before anything is moved or begun. Raises
+    ``UsageError`` for one that is not a run directory, or is at work, or is the run's own; and for
+    ``old`` if nothing was set aside.
     """
     for each in named(settings, ()):
         Source(each).close()
@@ -213,11 +215,9 @@ def taken(
     say: Callable[[str], None],
     checkpoint: Path | None = None,
 ) -> Iterator[Reuse]:
-    """The answers that a run takes, for as long as it works. Where every row is done then, the
-    indexes are of no use any more, and go. They are in the folder of another ``checkpoint`` where
-    several processes have them together.
-
-    Raises ``UsageError`` where a directory of ``--reuse`` is none to take answers of.
+    """The answers that a run reuses, until the block is left. If every row is done then, the
+    indexes are removed. They are in the folder of another ``checkpoint`` if several processes share
+    them. Raises ``UsageError`` if answers cannot be taken from a directory of ``--reuse``.
     """
     if not part_schema.marks_reused(opened.parts.schemas()[0]):
         message = (
@@ -238,7 +238,7 @@ def taken(
 
 
 def forget(folder: Path) -> None:
-    """Take the indexes in a folder of the checkpoint away: the run is done with them."""
+    """Remove the indexes in a folder of the checkpoint, since the run no longer needs them."""
     if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
         disk.sync_folder(folder.parent)

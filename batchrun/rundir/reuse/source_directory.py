@@ -1,12 +1,12 @@
 """Another run directory that answers are taken from: what it is, and its answers by place.
 
-It is only read: it needs neither lock nor permission to write, and may lie in an object store. Its
-published parts count, provisional ones too, and what waits in its logs where a kill left some.
+It is only read: it needs neither lock nor permission to write, and may be in an object store. Its
+published parts count, including provisional ones, and so do logs that a kill left.
 
 A place is a row of a part (number of the part, number of the row in it), or, with the highest bit
 set, an offset in a file of answers as records, which this run keeps beside its index. Answers from
-logs are there. So are all of them once it shows that the rows of this run want them in another
-order than the parts have them: else a row group would be decoded for every row.
+logs are in that file. All answers are, once the rows of this run turn out to need them in another
+order than the parts: otherwise a row group would be decoded for every row.
 """
 
 from __future__ import annotations
@@ -51,29 +51,30 @@ from batchrun.rundir.reuse.source_part import NEEDED, Part
 from batchrun.rundir.reuse.stretch import Stretch
 
 SCATTERED = 1 << 63
-"""The bit of a place in the file of answers."""
+"""The bit that marks a place in the file of answers."""
 CACHE_BYTES_MAX = 4 * 2**20
-"""Of decoded row groups that are kept, at least one."""
+"""The memory for decoded row groups; at least one is kept."""
 PARTS_OPEN_MAX = 4
 SPREAD_ROWS = 32
-"""A row group is worth decoding for so many rows. With fewer, all answers are written down one by
-one, once so many were decoded as an ``EARLY``th of the directory has."""
+"""A row group is worth decoding for this many rows. With fewer, all answers are written to the file
+one by one, once an ``EARLY``th of the directory's rows were decoded.
+"""
 EARLY = 8
 EARLY_MIN = 16
 STRETCH_ROWS_MIN = 8
-"""So many answers are worth handling as columns."""
+"""From this many answers on, handling them as columns pays."""
 STRETCH_PIECES_MAX = 2
-"""They may cross one border of row groups: each of these is in memory whole."""
+"""A stretch may cross one border of row groups, each of which is in memory as a whole."""
 _Group: TypeAlias = list[Sequence[Any]] | pa.Table
 _FRONT = struct.Struct("<II")  # bytes of record, checksum
 _pack = msgspec.msgpack.Encoder().encode
 
 
 class Source:
-    """An opened one."""
+    """A run directory that was opened to take answers from."""
 
     def __init__(self, named: Named) -> None:
-        """Look at the directory. Raises ``UsageError`` where there is no run, or one at work."""
+        """Inspect the directory. Raises ``UsageError`` if there is no run, or one at work."""
         self.name = named.name
         try:
             look = inspect.look_at(named.directory, named.checkpoint)
@@ -116,22 +117,22 @@ class Source:
         self._decoded = self._wanted = 0
         self._groups = 0
         self._all_differ = False
-        """Whether no two answers are to the same request; known where the index was just built."""
+        """Whether no two answers are to the same request; known if the index was just built."""
         self._next: int | None = None
-        """The place behind the last stretch that was taken."""
+        """The place after the last stretch that was taken."""
         self._folder = Path()
         self._left_out: frozenset[str] = frozenset()
         self._identity = b""
         self.rows: dict[str, int] = {}
-        """Answers that may be taken, by endpoint; known where the index was just built."""
+        """Answers that may be taken, by endpoint; known if the index was just built."""
 
     def _anonymous(self) -> str:
-        """An id for parts without anything that names their run: it is in what they hold."""
+        """An id for parts that do not name their run, made from their content."""
         first = [f"results/{name}" for name in self._parts[:1]]
         return _short(json.dumps([list(mark) for mark in self._store.marks(first).values()]))
 
     def _repeats(self) -> int:
-        """As the settings have it; where none are left, as the columns of the first part say."""
+        """From the settings or, if they are lost, from the columns of the first part."""
         if self.settings or not self._parts:
             return int(self.settings.get(REPEAT, IMPLIED[REPEAT]))
         with contextlib.closing(Part(self._store, f"results/{self._parts[0]}")) as part:
@@ -145,10 +146,10 @@ class Source:
     # The index
 
     def index(self, folder: Path, left_out: frozenset[str]) -> bool:
-        """Open the index in a folder of this run, building it where there is none that fits; says
+        """Open the index in a folder of this run, building it if there is no matching one; returns
         whether it was built. Answers of the endpoints ``left_out`` are not in it.
 
-        Raises ``DamagedError`` for a part that cannot be read, ``StorageError`` where the folder
+        Raises ``DamagedError`` for a part that cannot be read, ``StorageError`` if the folder
         cannot be written.
         """
         self._folder, self._left_out = folder, left_out
@@ -176,7 +177,7 @@ class Source:
         return [] if self._index is None else self._index.find(key)
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         if self._index is not None:
             self._index.close()
             self._index = None
@@ -189,7 +190,7 @@ class Source:
         self._held_bytes = 0
 
     def _identified(self) -> bytes:
-        """What the directory holds, and what of it is taken."""
+        """A description of the directory's content, and of which answers are taken."""
         names = [f"results/{name}" for name in self._parts]
         marks = {name: list(mark) for name, mark in sorted(self._store.marks(names).items())}
         logs = [(path.name, path.stat().st_size) for path in self._logs]
@@ -216,9 +217,7 @@ class Source:
         return True
 
     def _build(self, *, scattered: bool) -> None:
-        """Write the index, and the answers that places in it point to: first these, then the
-        index, which tells their size.
-        """
+        """Write the answers that places point to, then the index, which records their size."""
         index, answers = self._paths()
         rows = sum(self._part(name).rows for name in self._parts)
         counts: dict[str, int] = {}
@@ -298,7 +297,7 @@ class Source:
         return wanted
 
     def _scatter(self, name: str, builder: Builder, draft: files.Draft) -> None:
-        """Write down the answers of a part one by one, and enter where they are."""
+        """Write the answers of a part to the file one by one, and enter their places."""
         part = self._part(name)
         for group in range(part.groups):
             rows = read_answers.rows(partial(part.read, group))
@@ -325,7 +324,9 @@ class Source:
         builder.add(bytes(hashes), places)
 
     def _enter_logs(self, builder: Builder, draft: files.Draft, counts: dict[str, int]) -> None:
-        """Write down the answers that a kill left in logs; the groups that check out count."""
+        """Write the answers that a kill left in logs to the file; groups with a valid checksum
+        count.
+        """
         for path in self._logs:
             with path.open("rb") as file, contextlib.ExitStack() as stack:
                 if not path.stat().st_size:
@@ -341,7 +342,7 @@ class Source:
                             counts[name] = counts.get(name, 0) + 1
 
     def _from_log(self, outcome: Outcome) -> Outcome | None:
-        """An answer of a log, as one that is reused; None for what is none."""
+        """An answer from a log, in the form for reuse; None if it is not an answer."""
         reused = outcome.reused
         if reused is None and outcome.attempt is not None:
             attempt = outcome.attempt._replace(
@@ -356,10 +357,9 @@ class Source:
     # Answers
 
     def take(self, wanted: Sequence[tuple[int, str]]) -> list[Outcome | None] | Stretch:
-        """The answers at these places, None where it is not one to the request of this hash. Many
-        that lie one behind the other come as a ``Stretch``, if all are answers to their requests.
-
-        Raises ``StorageError`` where the directory changed meanwhile.
+        """The answers at these places, None for one that does not belong to the request of this
+        hash. Many consecutive ones come as a ``Stretch``, if all belong to their requests. Raises
+        ``StorageError`` if the directory changed meanwhile.
         """
         stretch = self._stretch(wanted) if len(wanted) >= STRETCH_ROWS_MIN else None
         if stretch is not None:
@@ -389,8 +389,8 @@ class Source:
         ]
 
     def _stretch(self, wanted: Sequence[tuple[int, str]]) -> Stretch | None:
-        """Answers that lie in few pieces of row groups; None where they do not, or where one is not
-        to the request of its hash.
+        """Answers that lie in few pieces of row groups; None if they do not, or if one does not
+        belong to the request of its hash.
         """
         pieces: list[tuple[str, int, int, int]] = []
         at = 0
@@ -421,9 +421,9 @@ class Source:
         return stretch
 
     def following(self, digests: Sequence[str], repeats: Sequence[int] | None) -> Stretch | None:
-        """The answers to the requests of these hashes, where they are those behind the stretch that
-        was taken last: then nothing need be looked up. None where they are not, surely.
-        ``repeats`` says which repeat each request is; None where all are the first.
+        """The answers to the requests of these hashes, if they directly follow the stretch that was
+        taken last: then nothing need be looked up. None if that is not certain. ``repeats`` is the
+        repeat of each request; None if all are the first.
         """
         first = self._next
         if first is None or not self._all_differ or len(digests) < STRETCH_ROWS_MIN:
@@ -440,7 +440,7 @@ class Source:
         return stretch
 
     def _is_spread(self) -> bool:
-        """Whether answers are wanted in another order than the parts have them."""
+        """Whether answers are needed in another order than the parts have."""
         if not self._groups:
             self._groups = sum(self._part(name).groups for name in self._parts)
         enough = max(EARLY_MIN, self._groups // EARLY)
@@ -458,7 +458,7 @@ class Source:
         return read_outcome(data) if crc32(data) == crc else None
 
     def _rows(self, name: str, group: int) -> list[Sequence[Any]]:
-        """The rows of a row group, kept for the next requests that want some of them."""
+        """The rows of a row group, kept for the next requests that need some of them."""
         found = self._group(name, group, read_answers.rows)
         if isinstance(found, pa.Table):
             found = read_answers.rows(partial(read_answers.some, found))
@@ -466,7 +466,7 @@ class Source:
         return found
 
     def _table(self, name: str, group: int) -> pa.Table | None:
-        """A row group as columns; None where it is held as rows."""
+        """A row group as columns; None if it is kept as rows."""
         found = self._group(name, group, read_answers.table)
         return found if isinstance(found, pa.Table) else None
 
@@ -511,7 +511,7 @@ class Source:
 
 
 def _outcomes_of(kind: int, body: bytes) -> list[Outcome]:
-    """The outcomes in a record of a log; none where it cannot be read."""
+    """The outcomes in a record of a log; empty if it cannot be read."""
     with contextlib.suppress(msgspec.MsgspecError, pa.ArrowException):
         if kind == OUTCOME:
             return [read_outcome(body)]
@@ -521,7 +521,7 @@ def _outcomes_of(kind: int, body: bytes) -> list[Outcome]:
 
 
 def _joined(column: pa.ChunkedArray) -> Iterator[str]:
-    """A column of text without nulls, as few pieces."""
+    """A text column without nulls, in few chunks."""
     for chunk in column.chunks:
         _, offsets, data = chunk.buffers()
         ends = memoryview(offsets).cast("B").cast("i")
@@ -531,7 +531,7 @@ def _joined(column: pa.ChunkedArray) -> Iterator[str]:
 
 
 def _providers(settings: object, meta: Mapping[str, Any]) -> dict[str, str | None]:
-    """The provider of each endpoint, as far as it was recorded."""
+    """The provider of each endpoint, if it was recorded."""
     found: dict[str, str | None] = {}
     told = settings.get("endpoint") if isinstance(settings, dict) else None
     for each in told if isinstance(told, list) else ():
@@ -542,9 +542,7 @@ def _providers(settings: object, meta: Mapping[str, Any]) -> dict[str, str | Non
 
 
 def _run_id(summary: Mapping[str, Any], meta: Mapping[str, Any]) -> str | None:
-    """The id of a run: the one recorded; of a directory without, one made from when it began. None
-    where that is not known.
-    """
+    """The recorded id of a run, or else one made from its start time; None if neither is known."""
     for found in (meta.get("run"), summary.get("run")):
         if isinstance(found, str) and found:
             return found
@@ -558,7 +556,7 @@ def _short(text: str) -> str:
 
 
 def _logs(checkpoint: Path | None, known: state_reader.Recorded | None) -> list[Path]:
-    """The logs whose records are in no part, in the order of the rows."""
+    """The logs with records that are in no part, in row order."""
     found = []
     for path in sorted(checkpoint.glob("shard-*.log")) if checkpoint is not None else ():
         match = LOG_NAME.fullmatch(path.name)

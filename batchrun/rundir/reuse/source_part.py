@@ -1,4 +1,4 @@
-"""A part of another run's results, read a row group at a time."""
+"""A part of another run's results, read one row group at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchrun.adapters.storage.store import StoreReader
 from batchrun.errors import StorageError, UsageError
 
 NEEDED = ("status", "request_hash", "endpoint")
-"""Columns that every part has, of whatever version."""
+"""Columns that parts of every version have."""
 FORMAT = b"1"
 
 
@@ -63,8 +63,8 @@ class Part:
         return StorageError(message)
 
     def at(self, row: int) -> tuple[int, int, int]:
-        """The row group of a row of the part, its number in there, and how many rows of the group
-        there are from it on.
+        """The row group of a row of the part, the row's number in it, and how many rows of the
+        group remain from there.
         """
         group = bisect_right(self._ends, row)
         if group >= self.groups:
@@ -73,11 +73,11 @@ class Part:
         return group, row - (self._ends[group - 1] if group else 0), end - row
 
     def size_bytes(self, group: int) -> int:
-        """What a row group takes in memory, by the file's own account."""
+        """The memory that a row group takes, according to the file's metadata."""
         return int(self._file.metadata.row_group(group).total_byte_size)
 
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
-        """Some columns of a row group, those of them that there are."""
+        """Those of some columns that a row group has."""
         names = [name for name in columns if name in self._names]
         try:
             table = self._file.read_row_group(group, columns=names, use_threads=False)
@@ -90,7 +90,7 @@ class Part:
         return table.select(names)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with contextlib.suppress(AttributeError):
             self._file.close()
         self._source.close()

@@ -1,8 +1,9 @@
-"""Answers of another run taken as columns: what most blocks of rows are, where the order is kept.
+"""Answers of another run taken as columns, which works for most blocks of rows if the order is
+kept.
 
-Outcomes that are built one by one, written down and turned into columns again are most of what a
-reused answer costs. So a block whose answers lie one behind the other is taken as a whole, where
-nothing in it has to be looked at or changed row by row.
+Building outcomes one by one, writing them and turning them into columns again is most of the cost
+of a reused answer. So a block of consecutive answers is taken as a whole, if nothing in it has to
+be checked or changed row by row.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from batchrun.core.run.reuse_rules import Rules
 from batchrun.records import Outcome, Request, ReusedRows
 
 BYTES_MAX = 4 * 2**20
-"""Larger blocks are looked at row by row: there the rows count less than their bytes."""
+"""Larger blocks are checked row by row: there the number of rows matters less than their bytes."""
 _KINDS = dict(part_schema.RESULT_FIELDS)
 _KNOWN = ("status", "endpoint", "started_at", "latency_s", "request_hash")
-"""Without a null; else rows are looked at one by one."""
+"""Columns that must have no null; otherwise rows are checked one by one."""
 _NOT_THERE = ("choices", "media")
-"""Null throughout; else rows are looked at one by one."""
+"""Columns that must be null throughout; otherwise rows are checked one by one."""
 _OWN = frozenset(
     "row custom_id cost_usd attempts error_class error_code error_message reused_from".split()
 )
@@ -35,13 +36,13 @@ class Stretch:
     """The answers of some rows of another run's results, which are in ``results``."""
 
     def __init__(self, results: pa.Table, run: str, content: Callable[[str], bytes]) -> None:
-        """``run`` and ``content`` as for ``read_answers.answers``."""
+        """``run`` and ``content`` are those of ``read_answers.answers``."""
         self._results = results
         self._run = run
         self._content = content
 
     def hashes(self) -> Sequence[str | None]:
-        """Of the requests that were answered."""
+        """The hashes of the requests that were answered."""
         return self._values("request_hash")
 
     def rows(self) -> Sequence[int]:
@@ -49,17 +50,17 @@ class Stretch:
         return self._values("row")
 
     def __iter__(self) -> Iterator[Outcome | None]:
-        """The answers one by one, as ``read_answers.answers`` has them."""
+        """The answers one by one, in the form of ``read_answers.answers``."""
         rows = read_answers.rows(partial(read_answers.some, self._results))
         return read_answers.answers(rows, self._run, self._content)
 
     def are_answers(self, left_out: frozenset[str]) -> bool:
-        """Whether all of them are answers, of endpoints that are not left out."""
+        """Whether all of them are answers from endpoints that are not left out."""
         said, names = self._values("status"), self._values("endpoint")
         return said.count("ok") == len(said) and not left_out.intersection(names)
 
     def reused(self, requests: Sequence[Request], rules: Rules) -> ReusedRows | None:
-        """These answers for consecutive rows; None where they are to be looked at one by one."""
+        """These answers for consecutive rows; None if they must be checked one by one."""
         first, rows = requests[0].row, len(requests)
         if (
             requests[-1].row - first + 1 != rows

@@ -1,7 +1,7 @@
 """The one source of chance: numbers drawn from the seed and the request, never from a generator.
 
-So the n-th asking of a request behaves the same in every run with the same seed, whatever arrived
-before it and in whatever order.
+So the n-th time a request is sent, it behaves the same in every run with the same seed, whatever
+arrived before it and in any order.
 """
 
 from dataclasses import dataclass

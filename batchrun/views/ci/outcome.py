@@ -1,4 +1,4 @@
-"""What continuous integration is told, whatever command it comes from."""
+"""The outcome of any command for continuous integration."""
 
 from __future__ import annotations
 

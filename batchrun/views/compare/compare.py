@@ -46,7 +46,7 @@ KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two runs beside each other. ``left_out`` says what could not be computed from the files."""
+    """Two runs compared. ``left_out`` names what could not be computed from the files."""
 
     a: str
     b: str

@@ -1,8 +1,8 @@
 """How often answers flip: between two run directories, or between the repeats within one.
 
-Rows pair by their request, so that only the noise of the model is seen. Recorded scores count where
-both sides have boolean ones, else the answers themselves. At most ``ROWS_MAX`` rows are held, those
-that come first; parts are read in batches.
+Rows pair by their request, so that only the noise of the model is seen. Recorded scores are
+compared if both sides have boolean ones, else the answers themselves. At most the first
+``ROWS_MAX`` rows are held; parts are read in batches.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _Pairs:
 
 def flip_rate(directories: Sequence[str]) -> FlipRate:
     """The rate at which answers flip between two run directories; of one, between its repeats, or
-    else the most that its scores allow. Without what would show it, the assumed rate.
+    else the most that its scores allow. Without enough data, the assumed rate.
 
     Raises ``UsageError`` for a directory without results, ``DamagedError`` for an unreadable part.
     """
@@ -122,7 +122,7 @@ def _within(directory: str) -> tuple[_Pairs, dict[str, tuple[int, int]]]:
         for name, score in answer.scores.items():
             true[name] += score
             rows[name] += 1
-        # A pair is two answers of its own: no answer is in two pairs.
+        # No answer is in two pairs.
         other = held.pop(answer.key, None)
         if other is not None:
             pairs.add(other, answer)
@@ -145,8 +145,8 @@ def _bound(right: Mapping[str, tuple[int, int]], names: str) -> FlipRate | None:
 
 
 def _answers(directory: str, *, by_request: bool) -> Iterator[_Answer]:
-    """Every published row that has an answer of its own or a score, in row order. One that took the
-    answer of another run shows no noise.
+    """Every published row with its own answer or a score, in row order. A reused answer shows no
+    noise.
     """
     store = look_at(directory, None).store
     names = part_names(store, "results")

@@ -1,7 +1,7 @@
-"""The rows of a run directory as far as they are durable: parts and journal, without the lock.
+"""The durable rows of a run directory, from parts and journal, without the lock.
 
 Logs are opened before parts: a log that disappears meanwhile was published, and its rows are in a
-part by then. Where both have a row, the log wins.
+part by then. If both have a row, the log wins.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _OF_SCORES = ("row", "custom_id")
 
 
 class DurableRows:
-    """One look at a run directory. What is published or logged later is not in it, or is: a row
-    that is read has the state of some moment since.
+    """A view of a run directory. Later changes may or may not be in it: each row has its state at
+    some moment since.
     """
 
     def __init__(self, folder: str, checkpoint: str | None = None) -> None:
@@ -69,7 +69,7 @@ class DurableRows:
 
     @property
     def place(self) -> str:
-        """The directory, told the same however it was named."""
+        """The directory in canonical form."""
         store = self.store
         return str(store.folder.resolve()) if isinstance(store, DiskStore) else store.where()
 
@@ -90,7 +90,7 @@ class DurableRows:
 
     @property
     def rows_input(self) -> int | None:
-        """Rows of the input, where they are counted."""
+        """Rows of the input, if they were counted."""
         rows = self.summary.get("rows")
         found = rows.get("input") if isinstance(rows, dict) else None
         if found is None and self.known is not None:

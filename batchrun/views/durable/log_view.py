@@ -1,7 +1,7 @@
 """The log of a shard in progress, read while a run may be appending to it.
 
-The file is mapped as it is at this moment and never written: what a running process has not
-finished writing does not check out and is passed over. Several passes replace an index in memory.
+The file is mapped as it is at this moment and never written: a group that a running process has not
+finished writing fails its checksum and is skipped. Several passes replace an index in memory.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ class Estimating:
         return answers.look_up
 
     def judged_by(self, judgements: Sequence[OfAnswers]) -> None:
-        """Have these count what the judges of the run will be asked."""
+        """Let these counters count what the judges of the run will be asked."""
         self._judgements = judgements
 
     def add(self, requests: Sequence[Request | None], block: Block) -> None:
@@ -156,8 +156,8 @@ class Estimating:
             each.add(requests, carried)
 
     def count_judgement(self, request: Request, answer: Answers, verdict: Range) -> None:
-        """The request of a judge, who is shown an ``answer`` in each place where ``ANSWER`` stands;
-        its own answer is a ``verdict``.
+        """The request of a judge, which shows an ``answer`` in each place of ``ANSWER``; its own
+        answer is a ``verdict``.
         """
         text = request.body.decode()
         shown = answer.times(len(_PLACES.findall(text)))

@@ -114,12 +114,12 @@ def rehearse_run(
     *,
     nowhere: bool = False,
 ) -> DryRun:
-    """Look at the run that these settings would begin or resume. ``nowhere`` says that the user
+    """Check the run that these settings would begin or resume. ``nowhere`` means that the user
     named no run directory.
 
-    ``say`` is told what would keep the run from starting and is no matter of its rows. Raises what
-    opening the run directory raises (``rehearsal.rehearsed``), and ``UsageError`` for a row whose
-    cost has no bound where there is a budget.
+    ``say`` gets a line about what would keep the run from starting, other than its rows. Raises
+    what opening the run directory raises (``rehearsal.rehearsed``), and ``UsageError`` for a row
+    whose cost has no bound where there is a budget.
     """
     reuse = tuple(settings.dir if name == OLD else name for name in settings.reuse)
     settings = replace(settings, reuse=reuse)
@@ -162,7 +162,7 @@ def rehearse_run(
 
 
 def _bounded(run: Rehearsal, priced: Priced | None) -> Callable[[Row], Request]:
-    """The run's way to requests, refusing what the run refuses before it sends anything."""
+    """Builds requests as the run does, and refuses what the run refuses before sending."""
 
     def build(row: Row) -> Request:
         try:

@@ -88,8 +88,8 @@ KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Piloted:
-    """A pilot that ended: how many rows it sent, how many of them failed, where it is, what it took
-    and what it tells. ``told`` is None where rows of it are pending.
+    """A pilot that ended: how many rows it sent, how many of them failed, its directory, its cost
+    and its estimate. ``told`` is None if it has pending rows.
     """
 
     rows: int
@@ -201,9 +201,7 @@ class Report:
 
     @property
     def cost(self) -> Range | None:
-        """The cost of the whole input in picodollars, with its judges; None where a row has no
-        price.
-        """
+        """The cost of the whole input in picodollars, judges included; None without a price."""
         return self._total.cost
 
     def batch_pd(self) -> Range | None:
@@ -242,7 +240,7 @@ class Report:
         }
 
     def _times(self) -> dict[str, Any]:
-        """What the limits alone say of the time."""
+        """The time according to the limits alone."""
         endpoints = self._found.settings.endpoints
         models = self._found.models
         rows = {model: float(sums.rows) for model, sums in models.items()}
@@ -260,7 +258,7 @@ class Report:
     # For people
 
     def lines(self, width: int) -> Iterator[str]:
-        """The report in so many columns."""
+        """The report in ``width`` columns."""
         found, pilot = self._found, self._pilot
         bad = f" ({found.bad:,} bad: see `batchrun validate`)" if found.bad else ""
         yield from labelled_lines("rows", f"{found.rows:,}{bad}", width)

@@ -43,7 +43,7 @@ MEMORY_BYTES = 256 * 2**20
 ROWS_SHOWN = 200
 """Rows of a table for people; more of them is for programs."""
 CELL_COLUMNS = 60
-"""Of a longer value this much is shown on a terminal."""
+"""The characters of a longer value that are shown on a terminal."""
 
 
 def format_of(target: str | None, given: str | None) -> str:

@@ -1,5 +1,5 @@
-"""What ``batchrun ctl`` does where several processes work together: it adds a record to those that
-all of them follow, and waits until they have.
+"""``batchrun ctl`` for several processes: adds a record that all of them follow, and waits until
+they have.
 
 No process is asked directly, so it works from any machine that sees the run directory. A process
 follows when it renews its lease on the limits, at most a few seconds later.
@@ -22,10 +22,10 @@ from batchrun.rundir.fleet import looking
 from batchrun.rundir.fleet.launches import Launch, Launches
 
 FOLLOWED_S = 30.0
-"""A process that has not followed by then is not waited for: it has lost its lease."""
+"""A process that has not followed within this time is not awaited: it has lost its lease."""
 GONE_S = 5.0
-"""A fleet of which nobody was seen for so long is not put together by anybody. The last process
-to leave is not seen for a moment: it has ended its lease, and has not taken the lock.
+"""If no process of a fleet was seen for this long, none will fold it. The last process to leave is
+invisible for a moment, between ending its lease and taking the lock.
 """
 POLL_S = 0.2
 
@@ -84,7 +84,7 @@ class LiveFleet:
         return book
 
     def _followed(self, number: int) -> dict[str, Any]:
-        """What holds once all processes follow a record, or those that do not are given up."""
+        """The limits in force once all processes follow a record, or the others are given up."""
         until_s = time.monotonic() + FOLLOWED_S
         while True:
             alive, missing = self._missing(number)
@@ -99,7 +99,7 @@ class LiveFleet:
         alive = looking.alive(self._launch)
         try:
             holdings = self._book().holdings
-        except StorageError:  # folded at this moment
+        except StorageError:  # it was just folded
             return [], []
         late = [name for name in alive if name in holdings and holdings[name].controls < number]
         return alive, late
@@ -108,7 +108,7 @@ class LiveFleet:
         book, changes = self._book(), self._changes()
         limits = tuple(Limit(*quota.limit_of(name), total) for name, total in book.limits.items())
         for change in changes:
-            if change.number > book.controls:  # nobody has a share of anything
+            if change.number > book.controls:  # no process has a share
                 limits = controls.limits_under(limits, change)
         endpoints: dict[str, dict[str, Any]] = {}
         for endpoint, kind, total in limits:
@@ -126,7 +126,7 @@ class LiveFleet:
         }
 
     def wait(self) -> None:
-        """Return once they have ended and the run is summed up, or nobody is left to do that."""
+        """Return once they have ended and the run is summed up, or none is left to do that."""
         seen_s = time.monotonic()
         while time.monotonic() - seen_s < GONE_S:
             if looking.lives(self._launches) or self._launches.is_locked():
@@ -137,7 +137,7 @@ class LiveFleet:
 
 
 def live_fleet(found: Launches) -> LiveFleet | None:
-    """The fleet that works on a run directory; None where none does."""
+    """The fleet that works on a run directory; None if there is none."""
     launch = found.current()
     return LiveFleet(found, launch) if launch is not None and looking.lives(found) else None
 

@@ -41,8 +41,8 @@ KEYS = {
 
 
 def read(folder: Path, checkpoint: Path, *, locked: bool) -> dict[str, Any] | None:
-    """What can be known of a fleet that is not folded; None where there is none. ``locked`` says
-    that a process has the run directory to itself, which begins or folds it.
+    """The status of a fleet that is not folded; None if there is none. ``locked`` says that a
+    process has the run directory to itself, which begins or folds it.
     """
     fleet = looking.seen(folder)
     if fleet is None:
@@ -113,7 +113,7 @@ _NOTHING = Snapshot(
     eta_s=None,
     bound_by=None,
 )
-"""Before any process has said how far it is."""
+"""The status before any process has reported progress."""
 
 
 def _controls(fleet: SeenFleet) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The progress of several processes as that of one: what their status files say, put together."""
+"""Combines the progress of several processes, from their status files, into one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from batchrun.engine.observe.monitor import EndpointSnapshot, Snapshot
 
 _SUMS = ("ok", "error", "retries", "throttled", "requests", "prompt_tokens", "completion_tokens")
 _NOW = ("in_flight", "waiting", "requests_per_s", "tokens_per_s")
-"""What only counts of workers that go on."""
+"""Keys that only count for workers that are still at work."""
 _OF_WINDOWS = ("concurrency", "low", "high", "rows_per_s", "tokens_per_s", "pace_per_s", "cuts")
 _OF_SERVERS = ("server_running", "server_waiting")
-"""What every worker hears of the same server."""
+"""Keys that every worker learns from the same server."""
 _HEALTH = ("up", "throttled", "down", "closed")
 """The states of an endpoint, the worst one last."""
 Status = Mapping[str, Any]
@@ -32,8 +32,8 @@ def together(
     were done when the fleet was launched: ok, and failed. Rates, and what is in flight, are those
     of the workers that are ``alive`` and have not ended (None: of all that have not ended).
 
-    Rows of a worker that died are counted again by the one that goes on with them, for as long as
-    the fleet works: ``counts.count`` counts those that are durable.
+    Rows of a worker that died are counted again by the one that continues with them, as long as the
+    fleet works; ``counts.count`` counts the durable ones.
     """
     if not found:
         return None
@@ -157,7 +157,7 @@ def _endpoint(name: str, found: Sequence[Status], *, now: bool) -> EndpointSnaps
 
 
 def _window(found: Sequence[Status]) -> dict[str, Any] | None:
-    """What all of them may have in flight together; the rest as the one has it that looks on."""
+    """What all of them may have in flight together; the other values are those of one worker."""
     if not found:
         return None
     first = next((one for one in found if one["state"] != "fixed"), found[0])

@@ -26,7 +26,7 @@ SHORT = {"complete_with_errors": "with errors"}
 BARS = "▁▂▃▄▅▆▇█"
 PLAIN_BARS = "_.-=+*%#"
 TREND_RUNS = 30
-"""So many of the latest runs are in a sparkline."""
+"""How many of the latest runs are in a sparkline."""
 _COUNTS = ("input", "ok", "error", "pending")
 
 
@@ -69,8 +69,8 @@ class RunLine:
 
 
 def find(folder: str, labels: Mapping[str, str] | None = None) -> list[RunLine]:
-    """The runs below a folder, the earliest first; those that have these labels. What lies in a
-    run directory is part of that run. Raises ``UsageError`` for a folder that is not there.
+    """The runs below a folder, the earliest first; those that have these labels. What lies in a run
+    directory is part of that run. Raises ``UsageError`` for a missing folder.
     """
     if not Path(folder).is_dir():
         message = f"{folder} is not a folder; name the one that run directories are in"

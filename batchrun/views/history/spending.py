@@ -95,7 +95,7 @@ class Spending:
     """The sums of several runs by some keys."""
 
     def __init__(self, by: Sequence[str]) -> None:
-        """Raises ``UsageError`` for a key that there is not."""
+        """Raises ``UsageError`` for an unknown key."""
         for key in by:
             if key not in KEYS and not (key.startswith(LABEL) and key != LABEL):
                 message = (
@@ -246,7 +246,7 @@ its labels. Those that it lacks are the labels of the run that it judges.
 
 
 def judges_of(run: DurableRows, labels: Mapping[str, str] = {}) -> Iterator[Judge]:
-    """The judges of a run, and theirs. What is not a run directory is passed over."""
+    """The judges of a run, and theirs. Other folders are skipped."""
     labels = {**labels, **labels_of(run)}
     for folder in filter(is_name, run.store.folders(_JUDGES)):
         own = directory_of(run.directory, folder)

@@ -1,4 +1,4 @@
-"""What stands on top of a page about a run: its figures, what is remarkable, what to do now."""
+"""The top of a page about a run: its figures, what is remarkable, what to do now."""
 
 from __future__ import annotations
 

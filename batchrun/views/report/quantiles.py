@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 STEP = 1.01
-"""A bucket ends at so many times its beginning: what is read off lies within 1 % of the truth."""
+"""The ratio of a bucket's end to its beginning, which keeps results within 1 % of the true value.
+"""
 LEAST = 1e-6
 """Smaller values, and 0, share a bucket."""
 _LOG_STEP = math.log(STEP)

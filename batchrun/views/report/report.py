@@ -113,8 +113,8 @@ def _page(facts: Facts, limits: Limits) -> str:
 
 
 def write(report: Report, folder: str, target: str | None) -> str:
-    """Put a report where it belongs, ``report.html`` of its run directory without a ``target``;
-    returns where. It appears whole or not at all, and replaces an older report, but no other file.
+    """Write a report to ``target``, by default ``report.html`` in its run directory; returns the
+    path. It appears whole or not at all, and replaces an older report, but no other file.
 
     Raises ``UsageError`` for a place that is not free, ``StorageError`` where it cannot be written.
     """
@@ -147,7 +147,9 @@ def _upload(report: Report, folder: str) -> str:
 
 
 def _require_free(path: Path, folder: Path | None) -> None:
-    """Raises ``UsageError`` where something is that is no report of ours, or only ours may be."""
+    """Raises ``UsageError`` if the place has a file other than a report, or is reserved for the
+    run.
+    """
     if path.is_dir():
         message = f"{path} is a folder; name a file with -o"
         raise UsageError(message)

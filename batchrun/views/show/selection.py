@@ -1,7 +1,7 @@
 """Which rows ``batchrun show`` shows: by number, by id, or the first that meet conditions.
 
-Rows are looked through shard by shard, of each the columns that the conditions need; what is held
-is the numbers of the chosen rows and of one shard's, and with ``--where`` the scores of one shard.
+Rows are searched shard by shard, reading only the columns that the conditions need; memory holds
+the numbers of the chosen rows and of one shard's, and with ``--where`` the scores of one shard.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchrun.views.durable.durable_rows import DurableRows
 from batchrun.views.show.where import Where
 
 COUNT = 5
-"""Rows shown where nobody says how many."""
+"""Rows shown by default."""
 IDS_MAX = 100
 """Rows shown that share an id."""
 
@@ -54,7 +54,7 @@ class Chosen:
 
 
 def choose(durable: DurableRows, asked: Selection) -> Chosen:
-    """Find the rows. Raises ``UsageError`` for one that is not there."""
+    """Find the rows. Raises ``UsageError`` for a missing one."""
     if asked.names or asked.ids:
         if asked.conditions:
             message = (

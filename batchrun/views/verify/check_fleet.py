@@ -1,4 +1,5 @@
-"""A run directory in which several processes work, or died: what of it is to hold already.
+"""A run directory in which several processes work, or died: which parts of it must already be
+consistent.
 
 A shard that they published is checked like that of any run, by the digests in its record. The
 others are not finished: they are counted, and nothing is expected of them.

@@ -72,7 +72,7 @@ def compare(
 def _tables(look: Look, carry: Carry) -> Iterator[pa.Table]:
     """What was published of each row: number, custom_id, request hash, carried columns.
 
-    Parts that cannot be read, or lack one of these, were told of before: they are passed over.
+    Parts that cannot be read, or lack one of these, were reported before, and are skipped.
     """
     wanted = [*_FIXED, *carry.schema.names]
     for name in part_names(look.store, "results"):

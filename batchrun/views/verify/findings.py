@@ -13,7 +13,7 @@ from batchrun.core.text.wording import counted
 from batchrun.views.text import safe
 
 SHOWN = 10
-"""Cases that are told of one kind of damage; the others are counted."""
+"""Cases that are shown of one kind of damage; the others are counted."""
 
 KINDS = {
     "live": "A run is working on the directory.",

@@ -1,8 +1,8 @@
 """``batchrun verify``: everything recomputed from the files, in one pass with flat memory.
 
 It shares no code with what wrote the files: rows are counted and summed here once more, by Arrow's
-own aggregation, and compared with what the summary and the journal claim. What is wrong is told,
-one kind of damage after the other; nothing ends the pass.
+own aggregation, and compared with what the summary and the journal claim. Problems are reported by
+kind of damage; none ends the pass.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def _turns_alone(path: Path) -> int:
 
 
 def _parts_among(kind: str, names: Sequence[str], look: Look, report: Report) -> set[str]:
-    """The parts in a folder; everything else there is told."""
+    """The parts in a folder; everything else there is reported."""
     parts = set()
     for name in names:
         where = f"{kind}/{name}"
@@ -245,7 +245,7 @@ def _expectation(summary: dict[str, Any] | None, known: Recorded | None) -> Expe
 
 
 def _check_gaps(expected: Expectation, there: Any, report: Report) -> None:
-    """Shards of a whole run of which there is nothing at all."""
+    """Shards of a complete run that have no files at all."""
     size, rows = expected.shard_rows, expected.rows_whole
     if size is None or rows is None:
         return

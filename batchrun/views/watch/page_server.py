@@ -1,9 +1,9 @@
 """``batchrun status --serve``: the status of a run for browsers on this machine, for Prometheus.
 
 It listens on the loopback interface alone, and answers only requests that name it in their ``Host``
-header: a page of a stranger that makes its own name point here (DNS rebinding) gets nothing. There
-is nothing to change. What is shown is looked up at most once in ``FRESH_S``, however many ask, and
-at a lower priority than the run has.
+header: a foreign page that makes its own name point here (DNS rebinding) gets nothing. Nothing can
+be changed. The data is read at most once in ``FRESH_S``, however many clients ask, and at a lower
+priority than the run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from batchrun.views.report.sections import Facts, Writer, sections
 
 HOST = "127.0.0.1"
 FRESH_S = 1.0
-"""An answer is as old as that at most."""
+"""The maximum age of an answer."""
 NICENESS = 10
 STYLES, SCRIPTS = ("style.css",), ("live.js",)
 _LINE_BYTES = 2_000

@@ -12,7 +12,7 @@ from batchrun.views.progress import line_interval_s
 from batchrun.views.text import verdict
 
 REDRAW_S = 1.0
-"""Seconds from one look to the next."""
+"""Seconds between two checks."""
 LOOK_SHARE = 0.1
 """A look that takes longer may take this share of the time: where several processes do a run
 together, it reads what they have not published yet.

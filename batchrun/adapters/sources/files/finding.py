@@ -1,10 +1,10 @@
-"""From what a user names to a list of files: globs, directories, addresses in stores.
+"""Turns the user's names into a list of files: globs, directories, addresses in stores.
 
-A directory means every file below it whose suffix is known, in the order of their paths. Names
-that begin with ``_`` or ``.`` are nobody's data (``_SUCCESS``, ``.crc``) and are passed over, in
-directories and in globs, unless the glob itself spells them out. So are pipes, sockets and devices:
-one that is meant is named itself. A workbook or a ``.json`` file in a directory is data only where
-the directory holds nothing else: beside data of other formats such files describe it.
+A directory means every file below it with a known suffix, in the order of their paths. Names that
+begin with ``_`` or ``.`` are not data (``_SUCCESS``, ``.crc``) and are skipped, in directories and
+in globs, unless the glob spells them out. So are pipes, sockets and devices, which must be named
+directly. A workbook or a ``.json`` file in a directory is data only if the directory has nothing
+else: next to data of other formats such files describe it.
 
 Folders named ``key=value`` below the directory, or from the first wildcard of a glob on, name
 columns.
@@ -47,14 +47,14 @@ FORMATS = {
 }
 TEXT_FORMATS = ("jsonl", "json", "csv", "tsv")
 UNKNOWN = "?"
-"""The format of a pipe whose name says nothing."""
+"""The format of a pipe without a telling name."""
 
 MINOR_FORMATS = ("json", "xlsx")
 _SHEET = re.compile(r"(.*\.(?:xlsx|xlsm|xlsb|xls|ods))#(.+)", re.IGNORECASE | re.DOTALL)
 
 
 class Found(NamedTuple):
-    """A file that is meant, the columns that its folders name, and the sheet of a workbook."""
+    """An input file, the columns that its folders name, and the sheet of a workbook."""
 
     path: str
     folders: Folders = ()
@@ -69,7 +69,7 @@ _OF_LINES = (
 
 
 def format_named(path: str) -> str | None:
-    """The format that a file's name says, or None."""
+    """The format according to a file's name, or None."""
     name = storage.Stamp(path, 0, 0).name
     suffix = storage.suffix_of(name)
     if suffix not in storage.CODECS:
@@ -81,7 +81,7 @@ def format_named(path: str) -> str | None:
 def format_of(files: Sequence[str], given: str, once: str | None = None) -> str:
     """The one format of all files; ``once`` is the one of them that can be read only once.
 
-    Raises ``InputError`` where it is not known or not one.
+    Raises ``InputError`` if it is not known, or there are several.
     """
     if once is not None:
         return _format_of_pipe(once, files, given)
@@ -125,7 +125,7 @@ def _format_of_pipe(path: str, files: Sequence[str], given: str) -> str:
 
 
 def expand(names: Sequence[str], given_format: str) -> list[Found]:
-    """The files that are meant, in the order named; those of a directory or glob by path.
+    """The input files, in the order named; those of a directory or glob by path.
 
     Raises ``InputError`` for a directory or glob without data, and for the results of a run.
     """
@@ -145,7 +145,7 @@ def expand(names: Sequence[str], given_format: str) -> list[Found]:
 
 
 def _sheet(name: str) -> tuple[str, str | None]:
-    """A workbook and its sheet, where a name has both: ``FILE.xlsx#SHEET``."""
+    """A workbook and its sheet, if a name has both: ``FILE.xlsx#SHEET``."""
     found = _SHEET.fullmatch(name)
     if found is None:
         return name, None
@@ -168,7 +168,7 @@ def _local(path: str, given_format: str) -> list[Found]:
 
 
 def _with_folders(paths: Sequence[str], above: int) -> list[Found]:
-    """Files with the columns that their folders name, the first ``above`` of them left out."""
+    """Files with the columns that their folders name, without the first ``above`` folders."""
     return [Found(path, columns_of(path.split("/")[above:-1])) for path in paths]
 
 
@@ -229,7 +229,7 @@ def _keys(there: filesystems.Place, base: str) -> list[str]:
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path matches a glob, both in parts: ``**`` is any number of folders."""
+    """Whether a path matches a glob, both split into parts: ``**`` is any number of folders."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -242,7 +242,7 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _hidden(path: str, pattern: str) -> bool:
-    """Whether a glob met what is nobody's data: a name that the glob does not spell out."""
+    """Whether a glob matched a hidden name (``_`` or ``.``) that it does not spell out."""
     spelled = [part for part in pattern.split("/") if part[:1] in ("_", ".")]
     return any(
         part[:1] in ("_", ".") and not any(fnmatch.fnmatchcase(part, known) for known in spelled)

@@ -1,7 +1,7 @@
-"""Quoted records that take several lines: counted, and those told apart that look like an accident.
+"""Counts quoted records of several lines, and detects those that look like an accident.
 
-A quoted field may hold line breaks, so two stray quotes can turn the lines between them into one
-record that nothing is wrong with. Nobody but the user can tell; here is what to ask them.
+A quoted field may contain line breaks, so two stray quotes can turn the lines between them into one
+valid record. Only the user can decide, and this module makes the warning.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from batchrun.adapters.sources.files.lines import Line
 from batchrun.adapters.sources.files.storage import Stamp
 
 LINES_MANY = 100
-"""A record of so many lines is worth a look, whatever they hold."""
+"""A record of this many lines is worth a warning, whatever its content."""
 
 
 class Folded:
-    """The records of several lines that one pass over the input met."""
+    """The records of several lines found in one pass over the input."""
 
     def __init__(self) -> None:
         self._records = 0
@@ -35,7 +35,7 @@ class Folded:
             self._first_odd = self._first_odd or record._replace(data=None, cells=None)
 
     def remarks(self, files: Sequence[Stamp]) -> list[str]:
-        """What to tell the user: nothing, a notice, or a warning in its place."""
+        """What to tell the user: nothing, a notice, or a warning instead."""
         if self._first is None:
             return []
         one = self._records == 1
@@ -58,7 +58,7 @@ class Folded:
 
 
 def _holds_rows(record: Line, columns: int, delimiter: bytes) -> bool:
-    """Whether most of its lines have, alone, as many fields as a row of the file."""
+    """Whether most of its lines, taken alone, have as many fields as a row of the file."""
     pieces = (record.data or b"").split(b"\n")
     alike = sum(piece.count(delimiter) == columns - 1 for piece in pieces)
     return columns > 1 and 2 * alike > len(pieces)

@@ -1,4 +1,4 @@
-"""What the first bytes of the input tell: the format of a pipe, the dialect of CSV and TSV."""
+"""Detects the format of a pipe, and the dialect of CSV and TSV, from the first bytes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from batchrun.errors import InputError, InputLostError, RunChangedError
 PARQUET = b"PAR1"
 WORKBOOKS = {b"PK\x03\x04": ".xlsx", b"\xd0\xcf\x11\xe0": ".xls"}
 _PIPE_LINES = 2
-"""More of a pipe than a header and a row is not waited for: who writes it may take their time."""
+"""For a pipe, only a header and a row are awaited, since the writer may be slow."""
 
 
 def read(source: ByteSource, index: int, *, lines: int | None = None) -> tuple[bytes, bool]:
-    """The first bytes of a file, or so many lines of them, and whether they are all of it. The
-    source is closed.
-
-    Raises ``InputError`` where the file cannot be read.
+    """The first bytes of a file, up to a number of lines, and whether they are all of it. The
+    source is closed. Raises ``InputError`` if the file cannot be read.
     """
     pieces: list[bytes] = []
     size = ends = 0
@@ -46,11 +44,11 @@ def read(source: ByteSource, index: int, *, lines: int | None = None) -> tuple[b
 
 
 def format_piped(pipe: Pipe, path: str) -> str:
-    """The format of what comes through a pipe whose name says nothing.
+    """The format of data from a pipe without a telling name.
 
-    JSON is known by its first character. Other text is CSV, or TSV where that is its delimiter; a
-    line of JSON among the first makes it JSON lines with bad ones before it. Raises ``InputError``
-    for what cannot be read from a pipe.
+    JSON is recognised by its first character. Other text is CSV, or TSV if a tab is its delimiter;
+    a line of JSON among the first makes it JSON lines with bad ones before it. Raises
+    ``InputError`` for a format that cannot be read from a pipe.
     """
     head, _ = read(pipe, 0, lines=1)
     name = Stamp(path, -1, 0).name
@@ -67,7 +65,7 @@ def format_piped(pipe: Pipe, path: str) -> str:
         b"{",
         b"[",
     ):
-        return "jsonl"  # which says how to convert it
+        return "jsonl"  # whose reader tells how to convert it
     head, whole = read(pipe, 0, lines=_PIPE_LINES)
     if any(map(_is_row, head.splitlines())):
         return "jsonl"
@@ -87,7 +85,7 @@ def _is_row(line: bytes) -> bool:
 def holds_array(stamps: Sequence[Stamp]) -> bool:
     """Whether files of JSON lines are an array of rows: no line of JSON that is a row begins so.
 
-    The first file speaks for all. Raises ``InputError`` where it cannot be read.
+    The first file decides. Raises ``InputError`` if it cannot be read.
     """
     head, _ = read(FileBytes(stamps[:1]), 0, lines=1)
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
@@ -96,8 +94,8 @@ def holds_array(stamps: Sequence[Stamp]) -> bool:
 def with_dialects(
     reading: Reading, kind: str, stamps: Sequence[Stamp], pipe: Pipe | None
 ) -> Reading:
-    """The rules with the dialect of each file: what was asked for, else what was recorded, else
-    what its first bytes tell.
+    """The rules with the dialect of each file: as requested, else as recorded, else as detected
+    from its first bytes.
 
     Raises ``InputError`` for a file that cannot be read, or is a workbook.
     """
@@ -167,9 +165,7 @@ def _dialect(head: bytes, kind: str, reading: Reading, *, whole: bool) -> Dialec
 
 
 def notices(reading: Reading, kind: str, stamps: Sequence[Stamp]) -> list[str]:
-    """What to say of files that are not written as their format has it; nothing of what was asked
-    for.
-    """
+    """Notices about files in an unusual dialect of their format, unless it was requested."""
     found: dict[str, list[str]] = {}
     for stamp, known in zip(stamps, reading.dialects, strict=False):
         default = plain(kind)

@@ -1,4 +1,4 @@
-"""Chunks of bytes become lines, never more than one of them in memory."""
+"""Splits chunks of bytes into lines, with at most one of them in memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Line(NamedTuple):
-    """One record as it was found: a line, or the several lines of a CSV record.
+    """One record of the input: a line, or the several lines of a CSV record.
 
-    ``data`` is None where it is over the limit; ``number`` is its (first) line number in its file,
-    from 1; ``end`` is the byte offset behind it, ``lines`` how many lines it took. ``cells`` and
-    ``problem`` are what a CSV record was taken apart into, or why it could not be.
+    ``data`` is None if it is over the limit; ``number`` is its (first) line number in its file,
+    from 1; ``end`` is the byte offset after it, ``lines`` its number of lines. ``cells`` are the
+    fields of a CSV record, ``problem`` is why it could not be parsed.
     """
 
     data: bytes | None
@@ -35,7 +35,7 @@ class Line(NamedTuple):
     problem: str | None = None
 
 
-_new = tuple.__new__  # half the time of a named tuple's own ways
+_new = tuple.__new__  # half the time of calling the named tuple
 
 
 def split(  # noqa: PLR0912 - one loop, its cases in order
@@ -43,8 +43,8 @@ def split(  # noqa: PLR0912 - one loop, its cases in order
 ) -> Iterator[Line | None]:
     """The lines of one file from a position on; blank ones only if asked for.
 
-    None says that more may come, but not at once. A line ends at LF; a CR before it stays with it.
-    Raises ``InputLostError`` where the file cannot be read on.
+    None means that more may come, but not at once. A line ends at LF; a CR before it stays with it.
+    Raises ``InputLostError`` if reading the file fails.
     """
     offset, number = start.offset, start.line
     rest: list[bytes] = []  # pieces of a line longer than one chunk

@@ -17,9 +17,9 @@ FILE_BYTES_MAX = BODY_BYTES_MAX // 4 * 3
 def read_file(path: str) -> bytes:
     """The content of a regular file; a relative path counts from the working directory.
 
-    Raises ``RowError`` naming the file. Devices and pipes are refused before they are opened: they
-    could keep the reader waiting for ever, and so could a pipe that takes a file's name in between.
-    What the kernel shows of processes is no file to send: this one's environment holds the keys.
+    Raises ``RowError`` naming the file. Devices and pipes are refused before they are opened, since
+    they could block the reader forever, as could a pipe that takes a file's name in between. Files
+    of the kernel about processes are refused: this process's environment has the keys.
     """
     try:
         _require_regular(path, Path(path).stat())

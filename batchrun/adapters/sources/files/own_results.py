@@ -1,7 +1,7 @@
-"""Results of a run are no rows of another: reading them as such is refused.
+"""Refuses the results of a run as ordinary input of another.
 
-Their columns are called like parameters and like answers, and parts that change while a run goes on
-are no input. What is meant is ``--from``, which reads answers as answers.
+Their columns are named like parameters and like answers, and parts that change during a run cannot
+be input. The right way is ``--from``, which reads answers as answers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _PART = re.compile(rf"(.*)/(?:{'|'.join(PART_KINDS)})/part-[0-9]{{8}}\.parquet")
 
 
 def refuse(named: str, files: Iterable[str]) -> None:
-    """Raise ``InputError`` where what is ``named`` is a run directory, a folder of its parts, or
-    one of them; ``files`` are the files that it stands for.
+    """Raise ``InputError`` if ``named`` is a run directory, a folder of its parts, or one of them;
+    ``files`` are the files that it stands for.
     """
     folder = local_path(named)
     if folder is not None and Path(folder).is_dir():

@@ -1,7 +1,7 @@
-"""Input that can be read once: pipes, sockets and devices, by whatever name.
+"""Input that can be read only once: pipes, sockets and devices.
 
-Such a file is opened once and never closed and opened again: whoever writes into it would see its
-reader go away, and what was read would be gone. ``streams.Pipe`` reads it.
+Such a file is opened once and never reopened: the writer would see its reader go away, and what was
+read would be lost. ``streams.Pipe`` reads it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ _STANDARD = {STDIN: 0, "/dev/stdin": 0}
 
 
 def passes(path: str) -> bool:
-    """Whether what is called so can be read only once. It is not opened; what is not there is no
-    such thing.
-    """
+    """Whether a path can be read only once. It is not opened; false if it does not exist."""
     if _number(path) is not None:
         return True
     local = local_path(path)
@@ -44,7 +42,7 @@ def opened(path: str) -> int:
     """A descriptor to read it from, once.
 
     Waits for the writer of a named pipe; a signal handler that raises ends that. Raises
-    ``InputError`` for what rows cannot be read from.
+    ``InputError`` for something that rows cannot be read from.
     """
     if path == STDIN:
         return _standard_input()
@@ -80,7 +78,7 @@ def _standard_input() -> int:
 
 
 def _require_rows(path: str, found: os.stat_result) -> None:
-    """Raise ``InputError`` for a device that holds no text or never ends."""
+    """Raise ``InputError`` for a device without text or without an end."""
     if stat.S_ISBLK(found.st_mode):
         message = f"input {path} is a block device: rows are read from files and pipes"
         raise InputError(message)
@@ -91,7 +89,7 @@ def _require_rows(path: str, found: os.stat_result) -> None:
 
 def _awaited(descriptor: int) -> int:
     """The descriptor once there is something to read, or its writer went away again."""
-    # Opened without waiting and then waited for: a signal handler may run meanwhile.
+    # Opened without blocking and then polled, so that a signal handler can run meanwhile.
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     try:

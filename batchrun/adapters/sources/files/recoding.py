@@ -1,8 +1,8 @@
-"""Lines of text that is not UTF-8, handed on in UTF-8.
+"""Lines of text in other encodings, converted to UTF-8.
 
 Files are cut into lines before they are decoded, so that offsets count the bytes of the file, and
-reading can begin at any line. A line that is not valid in its encoding is handed on as one that is
-not valid UTF-8, broken where the fault is.
+reading can begin at any line. A line that is not valid in its encoding is passed on as invalid
+UTF-8, broken at the fault.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ _FAULT = "\ufffd"
 def split(
     source: ByteSource, stamp: Stamp, index: int, start: Position, *, encoding: str, bytes_max: int
 ) -> Iterator[Line | None]:
-    """The lines of one file from a position on, blank ones too, as ``lines.split`` gives them.
-
-    Raises ``InputLostError`` where the file cannot be read on.
+    """The lines of one file from a position on, including blank ones, in the form of
+    ``lines.split``. Raises ``InputLostError`` if reading the file fails.
     """
     if encoding in WIDTHS:
         found = _wide(source, index, start, encoding, bytes_max)
@@ -52,13 +51,13 @@ def _as_utf8(line: Line, encoding: str) -> bytes:
 def _wide(
     source: ByteSource, index: int, start: Position, encoding: str, bytes_max: int
 ) -> Iterator[Line | None]:
-    """The lines of text whose characters take two or four bytes: a line end counts only where a
-    character can begin.
+    """The lines of text with characters of two or four bytes: a line end only counts at the start
+    of a character.
     """
     newline, width = "\n".encode(encoding), WIDTHS[encoding]
     offset, number = start.offset, start.line
     held = bytearray()
-    searched = dropped = 0  # of the line being read: bytes looked at, bytes beyond the limit
+    searched = dropped = 0  # of the line being read: bytes searched, bytes beyond the limit
     for chunk in source.chunks(index, offset):
         if not chunk:
             yield None

@@ -1,4 +1,4 @@
-"""Where input lies: local disks, object stores through Arrow, everything else through fsspec.
+"""The places of input: local disks, object stores through Arrow, everything else through fsspec.
 
 A place is a path as the user wrote it: a local path, ``file://...``, ``SCHEME://...`` or ``-`` for
 standard input. See ``core.settings.addresses``.
@@ -31,12 +31,11 @@ MAGIC = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells that a file is still the same, without reading it. Only the bytes present at
-    the start are input: what is appended during a run belongs to the next one.
+    """Identifies a file without reading it. Only the bytes present at the start are input: anything
+    appended during a run belongs to the next one.
 
-    ``size`` is that of the file as it lies there, compressed or not; what can be read once, such as
-    standard input, has -1.
-    ``etag`` is the store's own version mark, None on a local disk.
+    ``size`` is that of the stored file, compressed or not; -1 for input that can be read only once,
+    such as standard input. ``etag`` is the store's own version mark, None on a local disk.
     """
 
     path: str
@@ -46,7 +45,7 @@ class Stamp:
     folders: Folders = ()
     """Columns that its folders name."""
     sheet: str | None = None
-    """Which sheet of a workbook is meant, if not the first."""
+    """The sheet of a workbook, if not the first."""
 
     @property
     def name(self) -> str:
@@ -138,7 +137,7 @@ def _remote_stamp(address: str) -> Stamp:
 def open_file(stamp: Stamp) -> BinaryIO:
     """Open a file for reading: ``read``, ``seek`` and ``close``.
 
-    An object in a store that is no longer the one of the stamp is refused. Raises ``OSError``.
+    Refuses an object in a store that differs from the stamp. Raises ``OSError``.
     """
     local = local_path(stamp.path)
     if local is not None:
@@ -151,5 +150,5 @@ def open_file(stamp: Stamp) -> BinaryIO:
 
 
 def read_size(stamp: Stamp, local_bytes: int) -> int:
-    """How many bytes to ask for at once."""
+    """How many bytes to read at once."""
     return REMOTE_READ_BYTES if is_remote(stamp.path) else local_bytes

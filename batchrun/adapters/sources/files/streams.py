@@ -1,8 +1,8 @@
 """The bytes of text input, in chunks: plain files, compressed ones, and a pipe.
 
-``ByteSource.chunks`` is the one way in which readers of lines get at bytes. Offsets count the
-uncompressed bytes. A compressed file has no way to an offset but through everything before it, so
-that skipping runs at the speed of decompression, without looking at lines.
+Readers of lines get all their bytes from ``ByteSource.chunks``. Offsets count the uncompressed
+bytes. A compressed file has to be decompressed up to an offset, so skipping runs at that speed,
+without splitting lines.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from batchrun.errors import InputError, InputLostError
 READ_BYTES = 2**18
 SKIP_BYTES = 2**20
 HEAD_BYTES_MAX = 64 * 2**20
-"""What of a pipe may be read, and kept, before its rows are read in earnest."""
+"""How much of a pipe may be read and kept before its rows are read for the run."""
 
 END_PAUSE_S = 0.2
-"""Ctrl-C reaches every process of a pipeline: the one that writes dies first, perhaps in the middle
-of a line. So a pipe's end is believed only if nobody stopped the run with it."""
+"""Ctrl-C reaches every process of a pipeline: the writer dies first, perhaps in the middle of a
+line. So a pipe's end only counts if no stop of the run follows within this time.
+"""
 
 
 class ByteSource(Protocol):
     """The bytes of the input files."""
 
     def chunks(self, index: int, offset: int) -> Iterator[bytes]:
-        """The bytes of file ``index`` from ``offset`` (uncompressed) on, those present at the
-        start only. An empty chunk says that more may come, but not at once.
-
-        Raises ``InputLostError`` where the file cannot be read on.
+        """The bytes of file ``index`` from ``offset`` (uncompressed) on, only those present at the
+        start. An empty chunk means that more may come, but not at once. Raises ``InputLostError``
+        if reading the file fails.
         """
         ...
 
     def close(self) -> None:
-        """Close what is kept open between two calls of ``chunks``."""
+        """Close files kept open between two calls of ``chunks``."""
         ...
 
 
 class FileBytes:
-    """``ByteSource`` over files. For one thread; a second one makes another."""
+    """``ByteSource`` over files. Not thread-safe: each thread makes its own."""
 
     def __init__(self, stamps: Sequence[Stamp]) -> None:
         self._stamps = stamps
@@ -65,8 +65,8 @@ class FileBytes:
                 yield from self._opened(index, offset).chunks(offset)
 
     def _opened(self, index: int, offset: int) -> _Unpacked:
-        """The decompressor left behind by the last call if it is not past the offset, else a
-        new one: reading many spans of a compressed file must not unpack it many times.
+        """The decompressor left behind by the last call if it is not past the offset, else a new
+        one, so that reading many spans of a compressed file does not unpack it many times.
         """
         if self._unpacked is not None:
             last, unpacked = self._unpacked
@@ -111,7 +111,7 @@ def _shorter(stamp: Stamp, missing: int) -> InputLostError:
 
 
 class _Present(io.RawIOBase):
-    """The bytes of a file that were there when it was stamped."""
+    """The bytes of a file that existed when it was stamped."""
 
     def __init__(self, stamp: Stamp, file: BinaryIO) -> None:
         self.left = stamp.size
@@ -140,7 +140,7 @@ class _Present(io.RawIOBase):
 
 
 class _Unpacked:
-    """A compressed file being read: ``first`` is the lowest offset it can still give."""
+    """A compressed file being read: ``first`` is the lowest offset it can still return."""
 
     def __init__(self, stamp: Stamp) -> None:
         self._stamp = stamp
@@ -187,15 +187,14 @@ class _Unpacked:
 
 
 class Pipe:
-    """``ByteSource`` over what can be read once: standard input, or a pipe with a name.
-
-    Until ``release`` every call of ``chunks`` begins at the first byte, and what is read is kept,
-    up to ``HEAD_BYTES_MAX``: enough for a look at the first rows. After it there is one more call,
-    which gives what was kept and goes on to the end, keeping nothing.
+    """``ByteSource`` over input that can be read only once: standard input, or a named pipe. Until
+    ``release`` every call of ``chunks`` begins at the first byte, and what is read is kept, up to
+    ``HEAD_BYTES_MAX``: enough to inspect the first rows. After it there is one more call, which
+    returns what was kept and continues to the end, keeping nothing.
     """
 
     def __init__(self, descriptor: int, path: str = storage.STDIN) -> None:
-        """``path`` is what the user calls it. Raises ``InputError`` where nothing is piped in."""
+        """``path`` is the user's name for it. Raises ``InputError`` if nothing is piped in."""
         self._name = "standard input" if path == storage.STDIN else path
         try:
             terminal = os.isatty(descriptor)
