@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import time
 
 import pytest
 
@@ -195,6 +196,67 @@ def test_a_store_that_misbehaves_costs_no_row(
     assert shared_store.published().equals(expected)
     sound("cp1")
     assert endpoint.stats()["requests_total"] - before == 190
+
+
+@pytest.mark.slow
+def test_a_store_that_takes_seconds_for_each_call_stops_nobody(
+    fleet, jsonl, simulator, shared_store, given, until
+):
+    """Two processes that have begun go on sending, though to renew a share of the limit takes
+    longer than the share lasts.
+    """
+    rows, endpoint = jsonl(3000), simulator(latency=FixedLatency(0.5))
+    processes = [
+        fleet.start(f"{i}/2", *given(endpoint, rows, checkpoint=f"cp{i}", shard_rows=1000))
+        for i in (1, 2)
+    ]
+    until(lambda: len({w for ws in shared_store.claimed_by().values() for w in ws}) == 2)
+    shared_store.misbehave(slow_s=2)
+    launch = shared_store.json("fleet/launch.json")["id"]
+
+    def latest():
+        return max(shared_store.keys(f"fleet/{launch}/quota/"), default="")
+
+    for _ in range(2):  # the shares from before it was slow are over
+        book = latest()
+        until(lambda book=book: latest() > book)
+    before = endpoint.stats()["requests_total"]
+    until(lambda: endpoint.stats()["requests_total"] > before + 16)
+    shared_store.misbehave()
+    for process in processes:
+        process.send(signal.SIGTERM)
+    assert [p.wait() for p in processes] == [143, 143], [p.err for p in processes]
+
+
+@pytest.mark.slow
+def test_a_network_that_is_cut_for_longer_than_a_lease_costs_no_row(
+    fleet, cli, jsonl, simulator, shared_store, given, alone, sound, until
+):
+    """Nobody can renew anything meanwhile. Afterwards the processes go on, or one of them does and
+    says that it took over what the other had; what was in flight is paid twice at most.
+    """
+    rows, endpoint = jsonl(400), simulator(latency=FixedLatency(0.1))
+    expected, before = alone(endpoint, rows, 25), endpoint.stats()["requests_total"]
+    processes = [
+        fleet.start(
+            f"{i}/2",
+            *given(endpoint, rows, checkpoint=f"cp{i}", shard_rows=25, concurrency=4),
+            lease_s=6,
+        )
+        for i in (1, 2)
+    ]
+    until(lambda: len({w for ws in shared_store.claimed_by().values() for w in ws}) == 2)
+    until(lambda: endpoint.stats()["requests_total"] >= before + 60)
+    shared_store.misbehave(cut=True)
+    time.sleep(15)  # two leases and a half: nothing can be seen from outside meanwhile
+    shared_store.misbehave()
+    codes = [p.wait() for p in processes]
+    assert 0 in codes and set(codes) <= {0, 5}, [p.err for p in processes]
+    ended = processes[codes.index(0)]
+    assert _without_counts(shared_store.published()).equals(_without_counts(expected)), ended.err
+    sound(f"cp{codes.index(0) + 1}")
+    asked = endpoint.stats()["requests_total"] - before
+    assert 400 <= asked <= 400 + 2 * 25 + 8, (codes, [p.err for p in processes])
 
 
 def test_a_directory_in_use_by_a_fleet_is_refused(
