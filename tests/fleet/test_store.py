@@ -230,7 +230,7 @@ def test_a_store_that_takes_seconds_for_each_call_stops_nobody(
 
 @pytest.mark.slow
 def test_a_network_that_is_cut_for_longer_than_a_lease_costs_no_row(
-    fleet, cli, jsonl, simulator, shared_store, given, alone, sound, until
+    fleet, jsonl, simulator, shared_store, given, alone, sound, until
 ):
     """Nobody can renew anything meanwhile. Afterwards the processes go on, or one of them does and
     says that it took over what the other had; what was in flight is paid twice at most.
@@ -274,6 +274,34 @@ def test_a_directory_in_use_by_a_fleet_is_refused(
     assert process.wait() == 143, process.err
     restarted = cli.fresh("run", *one, "--restart", "--no-progress", env=shared_store.env)
     assert (restarted.code, "--restart" in restarted.err) == (2, True), restarted.err
+
+
+@pytest.mark.slow
+def test_scores_wait_for_the_processes_and_are_then_computed(
+    fleet, cli, jsonl, simulator, shared_store, given, sound, until
+):
+    """`score` names the processes that share the directory, and how to stop them; once the run has
+    ended it scores a bucket as it does a disk.
+    """
+    (cli.folder / "scores.toml").write_text('[scores]\nlong = "len(content) > 10"\n')
+    score = ("score", shared_store.address, "--checkpoint", "cp", "-c", "scores.toml")
+    rows, endpoint = jsonl(60), simulator(latency=FixedLatency(0.3))
+    process = fleet.start("1/1", *given(endpoint, rows, shard_rows=10, concurrency=4))
+    until(shared_store.claimed_by)
+    refused = cli.fresh(*score, env=shared_store.env)
+    assert refused.code == 2, refused.err
+    assert "in use by 1 process that share" in refused.err
+    assert f"batchrun ctl {shared_store.address} drain" in refused.err
+    process.send(signal.SIGKILL)
+    process.process.wait()
+    left = cli.fresh(*score, env=shared_store.env)
+    assert (left.code, "run the same `batchrun run` command" in left.err) == (2, True), left.err
+    again = fleet.start("1/1", *given(endpoint, rows, shard_rows=10, concurrency=16))
+    assert again.wait() == 0, again.err
+    done = cli.fresh(*score, "--json", env=shared_store.env)
+    assert done.code == 0, done.err
+    assert shared_store.json("summary.json")["scores"]["long"]["scored"] == 60
+    sound()
 
 
 def test_without_the_package_for_it_the_command_says_what_to_install(

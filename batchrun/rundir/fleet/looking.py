@@ -26,8 +26,10 @@ from batchrun.core.fleet.claims import Claim
 from batchrun.core.fleet.controls import Control
 from batchrun.core.fleet.leases import Lease
 from batchrun.core.fleet.quota import Book
-from batchrun.core.settings.addresses import local_path
-from batchrun.errors import DamagedError, StorageError
+from batchrun.core.settings.addresses import format_address, local_path
+from batchrun.core.text.legible import shell_word
+from batchrun.core.text.wording import counted
+from batchrun.errors import DamagedError, RunLockedError, StorageError
 from batchrun.ports import ClaimStore
 from batchrun.rundir.claim import FLEET, LAUNCH
 from batchrun.rundir.fleet import launches
@@ -44,6 +46,8 @@ from batchrun.rundir.lock import NAME, is_locked
 from batchrun.rundir.open_run import STATUS
 
 ALIVE, DEAD, LEFT = "alive", "dead", "left"
+NAMES_MAX = 3
+"""So many processes a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,31 @@ def alive(launch: Launch) -> list[str]:
     except StorageError:
         return []
     return [lease.worker for lease in found if _state(launch, lease) == ALIVE]
+
+
+def require_ended(directory: str, checkpoint: Path | None, store: StoreReader) -> None:
+    """Raise ``RunLockedError`` where several processes work on a run directory, naming them, or
+    ended before their results were put together.
+    """
+    found = launches_in(directory, checkpoint, store)
+    launch = None if found is None else found.unfolded()
+    if found is None or launch is None:
+        return
+    where = shell_word(format_address(directory))
+    names = alive(launch)
+    if not names:
+        message = (
+            f"the processes that worked on {found.shown} ended before their results were put "
+            "together: run the same `batchrun run` command again first"
+        )
+        raise RunLockedError(message, holder="")
+    shown = ", ".join(names[:NAMES_MAX]) + (", ..." if len(names) > NAMES_MAX else "")
+    message = (
+        f"{found.shown} is in use by {counted(len(names), 'process', 'processes')} that share the "
+        f"run ({shown}). Wait for them (batchrun status {where}), or stop them: "
+        f"batchrun ctl {where} drain"
+    )
+    raise RunLockedError(message, holder=shown)
 
 
 def logs(folder: Path) -> dict[int, Path]:
