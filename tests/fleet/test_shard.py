@@ -58,6 +58,8 @@ def test_two_processes_do_what_one_does(fleet, cli, jsonl, simulator, comparable
             comparable(fleet.folder / "alone", kind)
         )
     cli.verified("run")
+    series = json.loads((fleet.folder / "run" / "checkpoint" / "series.json").read_text())
+    assert sum(series["points"]["requests"]) == 150
     again = cli("run", *command(endpoint, rows), "--no-progress")
     assert (again.code, "nothing left to send" in again.err) == (0, True)
     assert endpoint.stats()["requests_total"] == 300

@@ -1,5 +1,6 @@
 """``--shard`` and ``--workers`` over a run directory in an object store."""
 
+import json
 import shutil
 import signal
 import time
@@ -72,6 +73,9 @@ def test_two_processes_do_what_one_does(
     processes = [fleet.start(f"{i}/2", *given(endpoint, rows, checkpoint=f"cp{i}")) for i in (1, 2)]
     assert [p.wait() for p in processes] == [0, 0], [p.err for p in processes]
     assert shared_store.published().equals(expected)
+    paths = [fleet.folder / f"cp{i}" / "series.json" for i in (1, 2)]
+    series = [json.loads(path.read_text())["points"] for path in paths if path.exists()]
+    assert 130 in [sum(points["requests"]) for points in series]
     for checkpoint in ("cp1", "cp2"):
         sound(checkpoint)
         again = cli.fresh(

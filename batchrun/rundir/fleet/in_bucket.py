@@ -32,6 +32,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from batchrun.adapters.environment import series_file
 from batchrun.adapters.journal.flight_log import FLIGHTS
 from batchrun.adapters.journal.journal import log_names
 from batchrun.adapters.journal.state_db import Published
@@ -199,7 +200,7 @@ class BucketLaunch(Launch):
         """See ``Launch``."""
         left, checkpoint = f"{self._place}/{LEFT}/{worker}", self._place_of(worker)
         logs = [path for shard in shards for path in checkpoint.glob(log_names(shard))]
-        for path in (*logs, checkpoint / FLIGHTS):
+        for path in (*logs, checkpoint / FLIGHTS, checkpoint / series_file.NAME):
             if path.exists():
                 self._bucket.write(f"{left}/{path.name}", path)
         if figures:
