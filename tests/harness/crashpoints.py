@@ -173,7 +173,6 @@ POINTS: tuple[Point, ...] = (
     Point("fleet", "folder.synced", "workers"),
     Point("fleet", "folder.synced", "claims"),
     Point("fleet", "draft.linked", "00000000"),
-    Point("fleet", "draft.linked", "000000000001"),
     Point("fleet", "folder.synced", "quota"),
     Point("fleet", "log.synced", passed=1),
     Point("fleet", "log.copied"),

@@ -67,7 +67,7 @@ from batchrun.rundir.fleet.launches import (
     Purpose,
 )
 from batchrun.rundir.lock import Held
-from batchrun.rundir.open_run import RunDirectory
+from batchrun.rundir.open_run import STATUS, RunDirectory
 
 ENDING, WITHDRAWN = "ending", "withdrawn"
 LEFT, LEARNED = "left", "learned.json"
@@ -181,6 +181,11 @@ class BucketLaunch(Launch):
 
     def _place_of(self, worker: str) -> Path:
         return self.folder / WORKERS / worker
+
+    def status_to_show(self, worker: str) -> Mapping[str, Any] | None:
+        """See ``Launch``."""
+        found = files.read_json(self._place_of(worker) / STATUS)
+        return found if isinstance(found, dict) else None
 
     def figures_of(self, worker: str) -> dict[str, Any]:
         """See ``Launch``."""
