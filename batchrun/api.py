@@ -56,6 +56,7 @@ from batchrun.session import Result
 
 if TYPE_CHECKING:  # loaded when they are used
     from batchrun.api_progress import Progress
+    from batchrun.fleet.called import Spread
     from batchrun.views.compare.compare import Comparison
 
 __all__ = ["Options", "RowOutcome", "Summary", "compare", "judge", "score"]
@@ -89,6 +90,10 @@ whose answers are the rows then. See docs/python.md."""
 
 GUARD = RunStoppedError.exit_code
 _LOG = logging.getLogger("batchrun")
+_NOT_STREAMED = (
+    "shard and workers work with run and arun, not with stream: outcomes of other processes are in "
+    "the results"
+)
 _CANCELLED = Stop("cancelled", "the task of the run was cancelled", 130)
 _CLOSED = Stop("closed", "the outcomes are no longer read", 130)
 _INTERRUPTED = Stop("SIGINT", "stopped by KeyboardInterrupt", 130)
@@ -111,6 +116,8 @@ class Options(TypedDict, total=False):
     retry_class: str | Sequence[str]
     repair: bool
     progress: bool
+    shard: str
+    workers: int
     format: str
     quoting: Literal["csv", "none"]
     delimiter: str
@@ -199,7 +206,8 @@ class Options(TypedDict, total=False):
 
 
 _CHANGES = ("keep_done", "resend_changed", "restart", "retry_failed", "repair")
-_OTHERS = ("output", "config", "limit", "endpoints", *_CHANGES, "retry_class", "progress")
+_SPREAD = ("shard", "workers")
+_OTHERS = ("output", "config", "limit", "endpoints", *_CHANGES, "retry_class", "progress", *_SPREAD)
 KEYWORDS: dict[str, str] = {
     setting.keyword: setting.name
     for setting in FLAGGED
@@ -262,8 +270,14 @@ async def await_job(job: _Job) -> Summary:
     return job.summary(await _ended(asyncio.create_task(job.go(None)), job.switch, _CANCELLED))
 
 
-async def stream_job(job: _Job) -> AsyncGenerator[RowOutcome, None]:
+def stream_job(job: _Job) -> AsyncGenerator[RowOutcome, None]:
     """Run a job in the running loop and yield its outcomes: see ``batchrun.stream``."""
+    if job.is_spread:
+        raise UsageError(_NOT_STREAMED)
+    return _streamed(job)
+
+
+async def _streamed(job: _Job) -> AsyncGenerator[RowOutcome, None]:
     outbox = Outbox()
     task = asyncio.create_task(job.go(outbox))
     task.add_done_callback(lambda _: outbox.close())
@@ -305,6 +319,14 @@ def _tell(text: str) -> None:
     _LOG.info("%s", in_keywords(text))
 
 
+def _relayed(text: str) -> None:
+    """A line of a process that this one started."""
+    if text.startswith("warning: "):
+        _warn(text.removeprefix("warning: "))
+    else:
+        _tell(text)
+
+
 def _warn(text: str) -> None:
     """Log a warning."""
     _LOG.warning("%s", in_keywords(text))
@@ -318,6 +340,8 @@ class _Plan:
     environment: Mapping[str, str]
     rows: Rows | None
     changes: Changes
+    spread: Spread | None
+    """The processes that share the run; None for one run of this process."""
 
 
 class _Job:
@@ -334,10 +358,17 @@ class _Job:
 
             self._progress = Progress(self._plan.settings.dir)
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether other processes do the work."""
+        return self._plan.spread is not None
+
     async def go(self, outbox: Outbox | None) -> Result:
         """Run the session in the running loop."""
         plan = self._plan
         settings = plan.settings
+        if plan.spread is not None:
+            return await self._together(plan, plan.spread)
         async with Announcing(settings, _warn) as announcing:
             result = await self._session(settings, plan, outbox, announcing.observers)
             announcing.ended(result.summary)
@@ -376,6 +407,25 @@ class _Job:
             if progress is not None:
                 progress.ended(result.summary)
             return result
+
+    async def _together(self, plan: _Plan, spread: Spread) -> Result:
+        """Have processes do it, which tell whoever is to be told themselves."""
+        from batchrun.fleet import called
+
+        progress, handed = (
+            self._progress,
+            called.Handed(plan.settings, plan.environment, plan.changes),
+        )
+        with progress or contextlib.nullcontext():
+            observers = [] if progress is None else [progress.observer]
+            result = await called.run(
+                spread, handed, switch=self.switch, observers=observers, say=_relayed
+            )
+            if progress is not None and result.summary:
+                progress.ended(result.summary)
+        if result.stop is not None:
+            _warn(result.stop.message)
+        return result
 
     def _find(self) -> Callable[[], Input] | None:
         rows, settings = self._plan.rows, self._plan.settings
@@ -544,7 +594,27 @@ def _plan(rows: Rows | None, options: Mapping[str, Any]) -> _Plan:
         retry_classes=parse_classes(classes) if classes else (),
         **{name: bool(options.get(name)) for name in _CHANGES},
     )
-    return _Plan(settings, environment, rows, changes)
+    return _Plan(settings, environment, rows, changes, _spread(rows, options))
+
+
+def _spread(rows: Rows | None, options: Mapping[str, Any]) -> Spread | None:
+    """How the call is spread over processes. Raises ``UsageError`` for rows that only this process
+    has.
+    """
+    shard, workers = options.get("shard"), options.get("workers")
+    if shard is None and workers is None:
+        return None
+    from batchrun.fleet.called import Spread
+
+    spread = Spread(workers, shard)
+    spread.places()
+    if rows is not None and not _are_paths(rows):
+        message = (
+            f"{spread.shown.partition(' ')[0]} needs rows that every process can read itself: a "
+            f"path or a list of paths, not a {type(rows).__name__}. Write the rows to a file first"
+        )
+        raise UsageError(message)
+    return spread
 
 
 def require_known(options: Mapping[str, Any], known: Collection[str] = ()) -> None:
@@ -618,6 +688,14 @@ def _schema(value: Any) -> Any:
         "model (pydantic.TypeAdapter makes one of a dataclass or a TypedDict)"
     )
     raise UsageError(message)
+
+
+def _are_paths(rows: Any) -> bool:
+    """Whether the rows are in files, or are those of another run."""
+    paths = (str, os.PathLike)
+    if isinstance(rows, (list, tuple)):
+        return all(isinstance(item, paths) for item in rows)
+    return isinstance(rows, paths)
 
 
 def _names(rows: Any) -> list[str]:

@@ -42,6 +42,8 @@ def _keywords() -> Iterator[tuple[str, _Keyword]]:
         yield f"--{name.replace('_', '-')}", _Keyword(name, "True")
     yield "--retry-class", _Keyword("retry_class", words=RETRY_CLASSES)
     yield "--limit", _Keyword("limit")
+    yield "--shard", _Keyword("shard", words=("auto",))
+    yield "--workers", _Keyword("workers")
     yield "--config", _Keyword("config")
     yield "-c", _Keyword("config")
     yield "-o", _Keyword("output")

@@ -84,6 +84,9 @@ def judge(
     Raises ``RunLockedError`` while a run is live, ``UsageError`` for a run that is not finished or
     was answered by the judge itself, and the errors of a run.
     """
+    from batchrun.rundir.fleet.folding import take_shared
+    from batchrun.rundir.fleet.looking import require_ended
+
     look = inspect.look_at(directory, checkpoint)
     if look.checkpoint is None:
         message = f"{look.store.where()} is in an object store; name its checkpoint: --checkpoint"
@@ -91,11 +94,12 @@ def judge(
     if look.live:
         message = f"a run is working on {look.store.where()}; judge it when it has ended"
         raise RunLockedError(message, holder="")
+    require_ended(directory, look.checkpoint, look.store)
     sources.require(sources.look_at(directory), allow_partial=False)
     require_other(run, models_of(look.store))
     schema = results_schema(look.store, state_reader.read(look.checkpoint))
     require_labels(schema, PlannedJudge(run.judge, run.asked))
-    store, lock = claim.take(directory, look.checkpoint, Changes(), say)
+    store, lock = claim.take(directory, look.checkpoint, Changes(), say, take_shared=take_shared)
     try:
         orders = [run, in_swapped_order(run)] if run.settings.both_orders else [run]
         results: list[Result] = []

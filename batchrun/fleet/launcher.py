@@ -1,9 +1,10 @@
 """``batchrun run --workers N``: N processes on this machine, as one command.
 
 Each is ``batchrun run --shard I/N`` in a separate process session, so that a signal only reaches it
-from here, once. One that is killed is started again. A line that several of them write to stderr is
-shown once, and their progress is shown together. If this process dies, they stop in an orderly way,
-because their standard input ends (``parent``).
+from here, once. With ``batchrun.run(workers=N)`` it is what ``called`` describes. A process that is
+killed is started again. A line that several of them write to stderr is shown once, and their
+progress is shown together. If this process dies, they stop in an orderly way, because their
+standard input ends (``parent``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -71,7 +73,9 @@ def run_workers(
     """
     started_s = time.monotonic()
     progress = FleetProgress(launches)
-    children = _Children(workers, worker_arguments(arguments), say)
+    places = [f"{place}/{workers}" for place in range(1, workers + 1)]
+    command = [*_command(), *worker_arguments(arguments)]
+    children = Children(places, command, say, shown=f"--workers {workers}", start=new_start())
     with forwarding(children.forward):
         children.start()
         while children.look():
@@ -86,21 +90,34 @@ def run_workers(
     return exit_code(codes)
 
 
-class _Children:
-    """The processes, each in its place."""
+class Children:
+    """The processes, one for each place in the fleet (``1/4``). ``command`` starts one, but for its
+    place; in what it says its own place becomes ``shown``. ``start`` is an id that all of them
+    have: what is done once for a start, one of them does. ``handed`` is what each reads from its
+    standard input at first; then its standard output is kept for ``outputs``.
+    """
 
-    def __init__(self, count: int, arguments: Sequence[str], say: Callable[[str], None]) -> None:
-        self._count = count
-        self._arguments = arguments
+    def __init__(
+        self,
+        places: Sequence[str],
+        command: Sequence[str],
+        say: Callable[[str], None],
+        *,
+        shown: str,
+        start: str | None,
+        handed: bytes | None = None,
+    ) -> None:
+        self._places = places
+        self._command = command
         self._say = say
+        self._shown = shown
+        self._handed = handed
         self._relay = Relay(say)
-        self._environment = {
-            **os.environ,
-            START: secrets.token_hex(8),
-            parent.VARIABLE: "stdin",
-        }
-        """One id for all of them: one of them does what is done once per start."""
+        self._environment = {**os.environ, parent.VARIABLE: "stdin"}
+        if start is not None:
+            self._environment[START] = start
         self._processes: dict[int, subprocess.Popen[str]] = {}
+        self._outputs: dict[int, IO[bytes]] = {}
         self._restarts: Counter[int] = Counter()
         self._told: set[int] = set()
         """Process ids of those whose death was reported."""
@@ -109,16 +126,19 @@ class _Children:
 
     def start(self) -> None:
         """Start all of them."""
-        for place in range(1, self._count + 1):
+        for place in range(1, len(self._places) + 1):
             if self._signal is None:
                 self._start(place)
 
     def _start(self, place: int) -> None:
-        own = ["--shard", f"{place}/{self._count}"]
+        own = ["--shard", self._places[place - 1]]
+        output: int | IO[bytes] = subprocess.DEVNULL
+        if self._handed is not None:
+            output = self._outputs[place] = tempfile.TemporaryFile()  # noqa: SIM115 - see outputs
         process = subprocess.Popen(  # noqa: S603 - this program
-            [*_command(), *self._arguments, *own],
-            stdin=subprocess.PIPE,  # always empty; it ends if this process dies
-            stdout=subprocess.DEVNULL,
+            [*self._command, *own],
+            stdin=subprocess.PIPE,  # nothing more comes; it ends if this process dies
+            stdout=output,
             stderr=subprocess.PIPE,
             env=self._environment,
             text=True,
@@ -127,8 +147,14 @@ class _Children:
         )
         self._processes[place] = process
         # The command to continue that it names is its own; this process shows the user's.
-        shown = f"--workers {self._count}"
-        self._relay.follow(process.stderr, " ".join([QUIET, *own]), shown)
+        self._relay.follow(process.stderr, " ".join([QUIET, *own]), self._shown)
+        if self._handed is not None:
+            assert process.stdin is not None
+            with (
+                contextlib.suppress(BrokenPipeError),  # it died, which is seen later
+                open(process.stdin.fileno(), "wb", closefd=False) as stdin,
+            ):
+                stdin.write(self._handed)
         if self._signal is not None:  # it has just arrived
             process.send_signal(self._signal)
 
@@ -147,7 +173,8 @@ class _Children:
         then = "restarting it" if again else "the others take over its rows"
         if self._signal is not None:
             then = "the next start sends its requests in flight again"
-        said = f"worker {place} of {self._count} (process {pid}) was killed by {_name(number)}; "
+        name = self._places[place - 1].replace("/", " of ")
+        said = f"worker {name} (process {pid}) was killed by {name_of(number)}; "
         if number == signal.SIGKILL:
             said += "if you did not do that, the machine probably ran out of memory; "
         self._say(said + then)
@@ -162,6 +189,15 @@ class _Children:
             _let_go(process)
         return [process.returncode for process in self._processes.values()]
 
+    def outputs(self) -> list[bytes]:
+        """What each wrote to standard output; to be called once all have ended."""
+        found = []
+        for place in sorted(self._outputs):
+            with self._outputs[place] as output:
+                output.seek(0)
+                found.append(output.read())
+        return found
+
     def forward(self, number: int) -> None:
         """Send a signal on to all of them."""
         self._signal = number
@@ -170,13 +206,18 @@ class _Children:
                 os.kill(process.pid, number)
 
 
+def new_start() -> str:
+    """An id that the processes of one start have in common."""
+    return secrets.token_hex(8)
+
+
 def _let_go(process: subprocess.Popen[str]) -> None:
     """Close this end of the standard input of a process that has ended."""
     if process.stdin is not None:
         process.stdin.close()
 
 
-def _name(number: int) -> str:
+def name_of(number: int) -> str:
     """The name of a signal."""
     try:
         return signal.Signals(number).name

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.25
 """How often it checks whether a limit holds requests back."""
-LISTED_S = 10.0
+LISTED_S = 30.0
 """If the number of the latest book was read longer ago than this, the folder is listed again."""
 KEPT_S = 60.0
 """The age at which this process removes a book that it wrote. So a process that read the number of
-a book less than ``LISTED_S`` ago never mistakes a removed book for one that does not exist yet.
+a book less than ``LISTED_S`` ago never mistakes a removed book for one that does not exist yet: a
+renewal that takes longer than the rest of this time grants nothing.
 """
 EARLY_S = 1.0
 """How long before the others may take it a share is given up: some stores report their time in
@@ -318,13 +319,15 @@ class Sharing:
         for name, budget in self._budgets.items():
             budget.lower(accounts[name].open[self._account].mark)
         book = book._replace(accounts={**book.accounts, **accounts})
-        if not await self._write(book, now_s):
+        if not await self._write(book):
             return False
-        if self._now_s() - asked_s > quota.LEASE_S - EARLY_S:
+        age_s = self._now_s() - asked_s
+        if age_s > quota.SAFE_S - EARLY_S:
             return False  # this process slept, and the lease has expired
         self._renewed_s = asked_s
         self._granted, self._safe = dict(mine.holds), dict(mine.safe)
-        self._raise(mine.parts)
+        # A renewal takes several calls, one after the other: of a slow store, as long as a lease.
+        self._raise(mine.parts if age_s <= quota.LEASE_S - EARLY_S else mine.safe)
         self._grant(accounts, living)
         self._find_together(book, now_s)
         return True
@@ -482,7 +485,7 @@ class Sharing:
             self._book = quota.parse(found, quota.record_name(number))
         return now_s, changes
 
-    async def _write(self, book: Book, now_s: float) -> bool:
+    async def _write(self, book: Book) -> bool:
         """Write the next book; False if another process was faster."""
         number, content = self._number + 1, book.as_bytes()
 
@@ -492,8 +495,9 @@ class Sharing:
         if not await self._asked(write):
             return False
         self._number, self._book = number, book
-        self._written.append((number, now_s))
-        while self._written and now_s - self._written[0][1] > KEPT_S:
+        written_s = self._now_s()
+        self._written.append((number, written_s))
+        while self._written and written_s - self._written[0][1] > KEPT_S:
             old, _ = self._written.pop(0)
             await self._asked(partial(self._store.remove, quota.record_name(old)))
         return True
@@ -502,14 +506,14 @@ class Sharing:
         """Give everything back: nothing is sent any more."""
         self._lower(dict.fromkeys(self._held, 0.0))
         for _ in range(TRIES):
-            now_s, _ = await self._latest()
+            await self._latest()
             accounts = {
                 name: self._accounts(name).closed(self._account, budget.need().final)
                 for name, budget in self._budgets.items()
             }
             book = quota.left(self._book, self._worker)
             book = book._replace(accounts={**book.accounts, **accounts})
-            if await self._write(book, now_s):
+            if await self._write(book):
                 return
 
     async def _asked(self, question: Callable[[], T]) -> T:

@@ -259,7 +259,7 @@ def open_run(
         if changes.retries or changes.resend_changed:
             _send_again(opened, settings, changes, build, found, say)
         _plan(opened, settings, grown=found.grown)
-        _bring_up(opened, looked, say, grown=found.grown)
+        _bring_up(opened, looked, say)
         _log_opened(opened, begun=begun)
         undo.pop_all()
     return opened
@@ -326,15 +326,12 @@ def _sound_parts(parts: Parts, journal: Journal, reader: Reader, repair: Repair 
     return look_at_parts(parts, journal)
 
 
-def _bring_up(
-    opened: RunDirectory, looked: Looked, say: Callable[[str], None], *, grown: bool
-) -> None:
+def _bring_up(opened: RunDirectory, looked: Looked, say: Callable[[str], None]) -> None:
     """Record what identifies the parts. If rows are about to be added, parts of an earlier version
     get the columns of the new ones, so that all parts can be read as one table.
     """
     journal, parts = opened.journal, opened.parts
-    whole = sum(opened.done) == journal.states.get("input_rows") and not grown
-    idle = not opened.touched and not opened.again.shards and (whole or not opened.spans)
+    idle = not opened.touched and not opened.again.shards and not opened.spans
     outdated = [] if idle else [n for n in looked.outdated if n not in journal.logs]
     kept = [one for one in looked.unmarked if one.state.shard not in {*outdated, *journal.logs}]
     if kept:
@@ -362,6 +359,9 @@ def _plan(opened: RunDirectory, settings: Settings, *, grown: bool) -> None:
     restart = restarts.noted(journal.states.get(restarts.KEY))
     opened.set_aside = () if restart is None else restart.old
     opened.spans = plan_reading(states, settings.shard_rows, grown=grown, again=opened.again.shards)
+    whole = sum(opened.done) == journal.states.get("input_rows") and not grown
+    if whole and not (opened.touched or opened.again.shards):
+        opened.spans = []  # a last shard that is full does not show that it is the last one
     opened.started_at_us = journal.states.get("started_at_us")
     opened.wall_s_before = journal.states.get("wall_s") or 0.0
 

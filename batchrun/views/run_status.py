@@ -47,9 +47,11 @@ def _found(folder: str, checkpoint: str | None) -> dict[str, Any]:
         if together is not None:
             return together
     if is_remote(folder):
-        shared = _shared_state(look, folder)
-        if shared is not None:
-            return {"state": shared, "live": None}
+        from batchrun.views.fleet import status
+
+        together = status.read_in_store(folder, look)
+        if together is not None:
+            return together
     summary = read_json(look.store, SUMMARY)
     live = None if control is None else files.read_json(control / STATUS)
     begun = control is not None and (control / STATES).exists()
@@ -64,18 +66,6 @@ def _found(folder: str, checkpoint: str | None) -> dict[str, Any]:
     if summary is None or since > summary.get("ended_at", ""):
         return {"state": "killed", "live": live}
     return {"state": summary["status"], "summary": summary}
-
-
-def _shared_state(look: inspect.Look, folder: str) -> str | None:
-    """Whether the processes that share a directory in an object store are at work, or died. Their
-    progress is on their own disks.
-    """
-    from batchrun.rundir.fleet import looking
-
-    found = looking.launches_in(folder, look.checkpoint, look.store)
-    if found is None or found.unfolded() is None:
-        return None
-    return "running" if looking.lives(found) or found.is_locked() else "killed"
 
 
 def lines(found: dict[str, Any], folder: str, checkpoint: str | None = None) -> list[str]:

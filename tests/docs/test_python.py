@@ -16,7 +16,7 @@ def test_the_examples_run(monkeypatch, tmp_path, capsys):
     for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE"):
         monkeypatch.delenv(name, raising=False)
     blocks = BLOCKS.findall(PAGE)
-    assert len(blocks) == PAGE.count("```python") == 9
+    assert len(blocks) == PAGE.count("```python") == 10
     exec(compile("\n".join(blocks), "docs/python.md", "exec"), {"__name__": "example"})  # noqa: S102
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("complete 3 ")

@@ -44,19 +44,25 @@ def claimed_by(folder):
 
 
 def test_two_processes_do_what_one_does(fleet, cli, jsonl, simulator, comparable):
-    """Row for row; and the directory is an ordinary one, which a plain run finds finished."""
-    rows, endpoint = jsonl(130), simulator(latency=FAST)
+    """Row for row; and the directory is an ordinary one, which a plain run finds finished. One of
+    them says that the run has ended.
+    """
+    rows, endpoint = jsonl(150), simulator(latency=FAST)
     assert cli("run", *command(endpoint, rows, "alone"), "--no-progress").code == 0
-    processes = fleet.start_all(2, *command(endpoint, rows))
+    told = ("--on-finish", "sh -c 'echo $BATCHRUN_STATUS >> told'")
+    processes = fleet.start_all(2, *command(endpoint, rows), *told)
     assert [p.wait() for p in processes] == [0, 0], [p.err for p in processes]
+    assert (fleet.folder / "told").read_text() == "complete\n"
     for kind in ("results", "attempts"):
         assert comparable(fleet.folder / "run", kind).equals(
             comparable(fleet.folder / "alone", kind)
         )
     cli.verified("run")
+    series = json.loads((fleet.folder / "run" / "checkpoint" / "series.json").read_text())
+    assert sum(series["points"]["requests"]) == 150
     again = cli("run", *command(endpoint, rows), "--no-progress")
     assert (again.code, "nothing left to send" in again.err) == (0, True)
-    assert endpoint.stats()["requests_total"] == 260
+    assert endpoint.stats()["requests_total"] == 300
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """``--shard`` and ``--workers`` over a run directory in an object store."""
 
+import json
 import shutil
 import signal
+import time
 
 import pytest
 
@@ -71,6 +73,9 @@ def test_two_processes_do_what_one_does(
     processes = [fleet.start(f"{i}/2", *given(endpoint, rows, checkpoint=f"cp{i}")) for i in (1, 2)]
     assert [p.wait() for p in processes] == [0, 0], [p.err for p in processes]
     assert shared_store.published().equals(expected)
+    paths = [fleet.folder / f"cp{i}" / "series.json" for i in (1, 2)]
+    series = [json.loads(path.read_text())["points"] for path in paths if path.exists()]
+    assert 130 in [sum(points["requests"]) for points in series]
     for checkpoint in ("cp1", "cp2"):
         sound(checkpoint)
         again = cli.fresh(
@@ -197,6 +202,67 @@ def test_a_store_that_misbehaves_costs_no_row(
     assert endpoint.stats()["requests_total"] - before == 190
 
 
+@pytest.mark.slow
+def test_a_store_that_takes_seconds_for_each_call_stops_nobody(
+    fleet, jsonl, simulator, shared_store, given, until
+):
+    """Two processes that have begun go on sending, though to renew a share of the limit takes
+    longer than the share lasts.
+    """
+    rows, endpoint = jsonl(3000), simulator(latency=FixedLatency(0.5))
+    processes = [
+        fleet.start(f"{i}/2", *given(endpoint, rows, checkpoint=f"cp{i}", shard_rows=1000))
+        for i in (1, 2)
+    ]
+    until(lambda: len({w for ws in shared_store.claimed_by().values() for w in ws}) == 2)
+    shared_store.misbehave(slow_s=2)
+    launch = shared_store.json("fleet/launch.json")["id"]
+
+    def latest():
+        return max(shared_store.keys(f"fleet/{launch}/quota/"), default="")
+
+    for _ in range(2):  # the shares from before it was slow are over
+        book = latest()
+        until(lambda book=book: latest() > book)
+    before = endpoint.stats()["requests_total"]
+    until(lambda: endpoint.stats()["requests_total"] > before + 16)
+    shared_store.misbehave()
+    for process in processes:
+        process.send(signal.SIGTERM)
+    assert [p.wait() for p in processes] == [143, 143], [p.err for p in processes]
+
+
+@pytest.mark.slow
+def test_a_network_that_is_cut_for_longer_than_a_lease_costs_no_row(
+    fleet, jsonl, simulator, shared_store, given, alone, sound, until
+):
+    """Nobody can renew anything meanwhile. Afterwards the processes go on, or one of them does and
+    says that it took over what the other had; what was in flight is paid twice at most.
+    """
+    rows, endpoint = jsonl(400), simulator(latency=FixedLatency(0.1))
+    expected, before = alone(endpoint, rows, 25), endpoint.stats()["requests_total"]
+    processes = [
+        fleet.start(
+            f"{i}/2",
+            *given(endpoint, rows, checkpoint=f"cp{i}", shard_rows=25, concurrency=4),
+            lease_s=6,
+        )
+        for i in (1, 2)
+    ]
+    until(lambda: len({w for ws in shared_store.claimed_by().values() for w in ws}) == 2)
+    until(lambda: endpoint.stats()["requests_total"] >= before + 60)
+    shared_store.misbehave(cut=True)
+    time.sleep(15)  # two leases and a half: nothing can be seen from outside meanwhile
+    shared_store.misbehave()
+    codes = [p.wait() for p in processes]
+    assert 0 in codes and set(codes) <= {0, 5}, [p.err for p in processes]
+    ended = processes[codes.index(0)]
+    assert _without_counts(shared_store.published()).equals(_without_counts(expected)), ended.err
+    sound(f"cp{codes.index(0) + 1}")
+    asked = endpoint.stats()["requests_total"] - before
+    assert 400 <= asked <= 400 + 2 * 25 + 8, (codes, [p.err for p in processes])
+
+
 def test_a_directory_in_use_by_a_fleet_is_refused(
     fleet, cli, jsonl, simulator, shared_store, given, until
 ):
@@ -212,6 +278,34 @@ def test_a_directory_in_use_by_a_fleet_is_refused(
     assert process.wait() == 143, process.err
     restarted = cli.fresh("run", *one, "--restart", "--no-progress", env=shared_store.env)
     assert (restarted.code, "--restart" in restarted.err) == (2, True), restarted.err
+
+
+@pytest.mark.slow
+def test_scores_wait_for_the_processes_and_are_then_computed(
+    fleet, cli, jsonl, simulator, shared_store, given, sound, until
+):
+    """`score` names the processes that share the directory, and how to stop them; once the run has
+    ended it scores a bucket as it does a disk.
+    """
+    (cli.folder / "scores.toml").write_text('[scores]\nlong = "len(content) > 10"\n')
+    score = ("score", shared_store.address, "--checkpoint", "cp", "-c", "scores.toml")
+    rows, endpoint = jsonl(60), simulator(latency=FixedLatency(0.3))
+    process = fleet.start("1/1", *given(endpoint, rows, shard_rows=10, concurrency=4))
+    until(shared_store.claimed_by)
+    refused = cli.fresh(*score, env=shared_store.env)
+    assert refused.code == 2, refused.err
+    assert "in use by 1 process that share" in refused.err
+    assert f"batchrun ctl {shared_store.address} drain" in refused.err
+    process.send(signal.SIGKILL)
+    process.process.wait()
+    left = cli.fresh(*score, env=shared_store.env)
+    assert (left.code, "run the same `batchrun run` command" in left.err) == (2, True), left.err
+    again = fleet.start("1/1", *given(endpoint, rows, shard_rows=10, concurrency=16))
+    assert again.wait() == 0, again.err
+    done = cli.fresh(*score, "--json", env=shared_store.env)
+    assert done.code == 0, done.err
+    assert shared_store.json("summary.json")["scores"]["long"]["scored"] == 60
+    sound()
 
 
 def test_without_the_package_for_it_the_command_says_what_to_install(

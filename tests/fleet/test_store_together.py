@@ -142,12 +142,31 @@ def test_rows_are_sent_again_once(fleet, jsonl, scripted, answer, both, shared_s
 
 @pytest.mark.slow
 def test_ctl_reaches_every_process(cli, jsonl, simulator, both, shared_store, until):
-    """From a machine that has none of their checkpoints; and ``status`` says that they work."""
+    """From a machine that has none of their checkpoints; and ``status`` says that they work, how
+    far they are.
+    """
     endpoint = simulator(latency=FixedLatency(0.3))
     processes = both(endpoint, jsonl(2000))
     until(lambda: len({w for ws in shared_store.claimed_by().values() for w in ws}) == 2)
-    seen = cli.fresh("status", shared_store.address, "--json", env=shared_store.env)
-    assert (seen.code, seen.json["state"]) == (0, "running"), seen.err
+    status = ("status", shared_store.address)
+
+    def sending():
+        seen = cli.fresh(*status, "--json", env=shared_store.env)
+        assert (seen.code, seen.json["state"]) == (0, "running"), seen.err
+        found = seen.json["fleet"]["workers"]
+        told = [each for each in found if each["rows"] and each["requests_per_s"]]
+        return seen.json if len(told) == 2 else None
+
+    seen = until(sending)
+    pids = {process.process.pid for process in processes}
+    assert {each["pid"] for each in seen["fleet"]["workers"]} == pids
+    assert {each["state"] for each in seen["fleet"]["workers"]} == {"alive"}
+    done = seen["live"]["ok"]
+    assert 0 < done == sum(each["rows"] for each in seen["fleet"]["workers"])
+    assert done <= endpoint.stats()["requests_total"]
+    assert seen["fleet"]["shards"]["all"] == 100
+    shown = cli.fresh(*status, env=shared_store.env)
+    assert "running: 2 processes together" in shown.out
     words = ("ctl", shared_store.address)
     now = cli.fresh(*words, "set", "rpm=6000", "--json", env=shared_store.env)
     assert now.code == 0, now.err

@@ -164,12 +164,16 @@ POINTS: tuple[Point, ...] = (
     Point("salvage", "aside.moved"),
     Point("salvage", "draft.renamed", "shard"),
     # A fleet of one: the launch; a claim, and its takeover by the next process with the log of the
-    # last one; the commit of a shard and the names of its parts; the end.
+    # last one; a book of the limits; the commit of a shard and the names of its parts; the end.
     Point("fleet", "draft.written", "launch"),
     Point("fleet", "draft.renamed", "launch"),
+    Point("fleet", "draft.renamed", "run"),
     Point("fleet", "draft.renamed", "shards"),
     Point("fleet", "draft.renamed", "launch", passed=1),
+    Point("fleet", "folder.synced", "workers"),
+    Point("fleet", "folder.synced", "claims"),
     Point("fleet", "draft.linked", "00000000"),
+    Point("fleet", "folder.synced", "quota"),
     Point("fleet", "log.synced", passed=1),
     Point("fleet", "log.copied"),
     Point("fleet", "draft.renamed", "attempts"),
@@ -177,6 +181,7 @@ POINTS: tuple[Point, ...] = (
     Point("fleet", "staged.revealed", "attempts"),
     Point("fleet", "staged.revealed", "results"),
     Point("fleet", "fleet.ended"),
+    Point("fleet", "state.marked"),
     Point("fleet", "fleet.recorded"),
     Point("fleet", "fleet.folded"),
     # A run directory in an object store: uploads, and ``--restart``.

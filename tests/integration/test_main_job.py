@@ -52,6 +52,24 @@ def test_a_finished_run_sends_nothing_more(cli, simulator, samples, summary):
     assert endpoint.stats()["requests_total"] == 20
 
 
+def test_a_last_shard_that_is_full_is_the_last_one(cli, simulator, jsonl, summary):
+    """The same command again sends nothing and leaves the summary as it is; once the input has
+    grown, it goes on.
+    """
+    rows, endpoint = jsonl(40), simulator()
+    command = (rows, "-o", "run", "--base-url", endpoint.base_url, "--model", "m")
+    command = (*command, "--shard-rows", 20)
+    assert cli.run(*command).code == 0
+    before = summary(cli.folder / "run")
+    again = cli.run(*command)
+    assert (again.code, "nothing left to send" in again.err) == (0, True), again.err
+    assert summary(cli.folder / "run") == before
+    with rows.open("a") as file:
+        file.write(rows.read_text().splitlines()[0] + "\n")
+    assert cli.run(*command).code == 0
+    assert summary(cli.folder / "run")["rows"]["ok"] == 41
+
+
 def test_several_files_are_one_input(cli, simulator, samples, published):
     """Rows are numbered over all files in the order given."""
     names = [samples / "chat_rows.jsonl", samples / "batch_lines.jsonl"]

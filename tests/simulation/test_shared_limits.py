@@ -281,6 +281,44 @@ def test_a_lease_that_ends_during_a_renewal_is_noticed():
     fleet_of(body, RPM, PER_S)
 
 
+@pytest.mark.parametrize("call_s", rest_slow([2.0, 1.0, 3.0]))
+def test_a_slow_store_slows_renewals_and_stops_nobody(call_s):
+    """Each renewal takes nine calls of an object store, one after the other: longer than a share is
+    whole, and not longer than a safe one lasts. The limit holds all the same.
+    """
+
+    async def body(fleet, clock):
+        calls = 0
+
+        def counted(method, cost):
+            def ask(*given):
+                nonlocal calls
+                calls += cost
+                return method(*given)
+
+            return ask
+
+        # A put is followed by a look at its time, a record by one at whether the launch is over.
+        for name, cost in (("put", 2), ("create", 2), ("read", 1), ("names", 1), ("remove", 1)):
+            setattr(fleet.store, name, counted(getattr(fleet.store, name), cost))
+
+        async def slow(_name, question):
+            nonlocal calls
+            calls = 0
+            answer = question()
+            await clock.sleep(call_s * calls)
+            return answer
+
+        fleet._ask = slow
+        fleet.join("a")
+        fleet.join("b")
+        await clock.sleep(200)
+
+    server = fleet_of(body, RPM, PER_S).server
+    assert server.most_in(1.0) <= PER_S * (1 + BUCKET_S) + 2
+    assert server.rate(START_S + 60, START_S + 200) >= PER_S / 8
+
+
 def test_a_process_that_the_others_went_on_without_ends():
     """It gets no share any more, and so has nothing in flight whose answer could tell."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from batchrun.adapters.environment.clock import LoopClock
@@ -34,6 +35,12 @@ class SeriesFile:
         self._series.add(LoopClock.onward_us() / 1e6, reading_of(event))
         if event.last or time.monotonic() >= self._next_s:
             self.write()
+
+    def take_in(self, others: Iterable[Path]) -> None:
+        """Add what other processes did at the same time, by their files. Raises ``OSError``."""
+        found = [Series.of(files.read_json(path)) for path in others]
+        self._series = Series.together([self._series, *found])
+        self.write()
 
     def write(self) -> None:
         """Write the series so far. Raises ``OSError``."""

@@ -33,9 +33,11 @@ class Claimant:
         machine: str = "",
         is_dead: Callable[[Lease], bool] = lambda _: False,
         lease_s: float = leases.LEASE_S,
+        status: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ) -> None:
         """``worker`` is a name that no other process has; ``is_dead`` may know of a worker's death
         before its lease expires. ``monotonic_s`` tells how much time has passed, nothing else.
+        ``status`` is what others cannot see of this worker's progress but in its lease.
         """
         self.worker = worker
         self.held: dict[int, Claim] = {}
@@ -49,6 +51,7 @@ class Claimant:
         self._machine = machine
         self._is_dead = is_dead
         self._lease_s = lease_s
+        self._status = status
         self._last: int | None = None
         self._beat: tuple[float, float] | None = None
         self._living: set[str] = set()
@@ -87,7 +90,7 @@ class Claimant:
             self.held.clear()
 
     def _put_lease(self, *, ended: bool) -> None:
-        mine = Lease(self.worker, 0.0, ended, self._machine)
+        mine = Lease(self.worker, 0.0, ended, self._machine, self._status())
         renewed_s = self._store.put(leases.lease_name(self.worker), mine.as_bytes())
         self._beat = renewed_s, self._monotonic_s()
 

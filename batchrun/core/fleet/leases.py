@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 FOLDER = "leases"
 BEAT_S = 5.0
@@ -14,13 +15,14 @@ LEASE_S = 30.0
 
 class Lease(NamedTuple):
     """A worker's lease: when it was last renewed (seconds, the store's clock), whether the worker
-    has left in order, and on which machine it runs.
+    has left in order, on which machine it runs, and, where machines share no disk, its status.
     """
 
     worker: str
     renewed_s: float
     ended: bool = False
     machine: str = ""
+    status: Mapping[str, Any] | None = None
 
     def lives(self, now_s: float, lease_s: float = LEASE_S) -> bool:
         """Whether its worker may still be at work; ``now_s`` is by the store's clock too."""
@@ -28,7 +30,10 @@ class Lease(NamedTuple):
 
     def as_bytes(self) -> bytes:
         """The content of its record; the store itself knows when it was renewed."""
-        return json.dumps({"machine": self.machine, "ended": self.ended}).encode()
+        value: dict[str, Any] = {"machine": self.machine, "ended": self.ended}
+        if self.status is not None:
+            value["status"] = self.status
+        return json.dumps(value).encode()
 
 
 def lease_name(worker: str) -> str:
@@ -42,6 +47,8 @@ def parse(worker: str, renewed_s: float, content: bytes) -> Lease:
     """
     try:
         value = json.loads(content)
-        return Lease(worker, renewed_s, value["ended"] is True, str(value["machine"]))
-    except (ValueError, TypeError, KeyError):
+        status = value.get("status")
+        status = status if isinstance(status, dict) else None
+        return Lease(worker, renewed_s, value["ended"] is True, str(value["machine"]), status)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return Lease(worker, renewed_s)

@@ -53,7 +53,7 @@ def place_of(given: str, environment: Mapping[str, str]) -> Place:
     index, count = (int(match[1]), int(match[2])) if match else (1, 0)
     if index > count or not count:
         message = (
-            f"--shard {given!r} is not I/N, process I of N such as 3/8, nor {AUTO}, which takes "
+            f"--shard {given} is not I/N, process I of N such as 3/8, nor {AUTO}, which takes "
             "both from the variables of a scheduler"
         )
         raise UsageError(message)

@@ -7,8 +7,8 @@ second, a run of days one every few minutes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple, Self
 
 POINTS_MAX = 512
@@ -134,6 +134,34 @@ class Series:
                 first.add(other)
         self.points = [first for first, *_ in pairs]
 
+    @classmethod
+    def together(cls, several: Iterable[Series]) -> Self:
+        """One series of what happened at the same time in several, one after the other, or both."""
+        found = cls()
+        given = [series for series in several if series.points]
+        found.interval_s = max((series.interval_s for series in given), default=INTERVAL_S)
+        while True:
+            bins: dict[int, list[Point]] = {}
+            for series in given:
+                for number, point in series.by_interval(found.interval_s).items():
+                    bins.setdefault(number, []).append(point)
+            if len(bins) <= POINTS_MAX:
+                break
+            found.interval_s *= 2
+        found.points = [_at_once(bins[number]) for number in sorted(bins)]
+        return found
+
+    def by_interval(self, interval_s: float) -> dict[int, Point]:
+        """Its points by the number of the interval in which they began."""
+        found: dict[int, Point] = {}
+        for point in self.points:
+            number = int(point.at_s // interval_s)
+            if number in found:
+                found[number].add(point)
+            else:
+                found[number] = replace(point)
+        return found
+
     def recorded(self) -> dict[str, Any]:
         """The series as JSON values, a list for each column."""
         rows = [asdict(point) for point in self.points]
@@ -166,6 +194,24 @@ class Series:
         if all(_is_sound(point) for point in points):
             series.points, series.interval_s = points, max(INTERVAL_S, float(interval_s))
         return series
+
+
+def _at_once(points: Sequence[Point]) -> Point:
+    """What happened in one interval in several processes."""
+    longest = max(points, key=lambda point: point.bound_s)
+    windows = [point.window for point in points if point.window is not None]
+    span_s = max(point.span_s for point in points)
+    busy_s = sum(point.in_flight * point.span_s for point in points)
+    sums = {name: sum(getattr(point, name) for point in points) for name in COUNTERS}
+    return Point(
+        min(point.at_s for point in points),
+        span_s,
+        **sums,
+        in_flight=busy_s / span_s if span_s else 0.0,
+        window=sum(windows) if windows else None,
+        bound_by=longest.bound_by,
+        bound_s=longest.bound_s,
+    )
 
 
 def _is_sound(point: Point) -> bool:

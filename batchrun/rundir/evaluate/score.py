@@ -74,8 +74,10 @@ def score(
     Raises ``RunLockedError`` while a run is live, ``RunUnfinishedError`` for one that was killed,
     and ``UsageError`` if it is not a run directory or the evaluation does not fit its columns.
     """
+    from batchrun.rundir.fleet.folding import take_shared
+
     control = _require_run(directory, checkpoint)
-    store, lock = claim.take(directory, control, Changes(), say)
+    store, lock = claim.take(directory, control, Changes(), say, take_shared=take_shared)
     try:
         summary = read_json(store, SUMMARY)
         if not isinstance(summary, dict):
@@ -122,6 +124,9 @@ def _require_run(directory: str, checkpoint: str | None) -> Path:
     if look.checkpoint is None:
         message = f"{look.store.where()} is in an object store; name its checkpoint: --checkpoint"
         raise UsageError(message)
+    from batchrun.rundir.fleet.looking import require_ended
+
+    require_ended(directory, look.checkpoint, look.store)
     if not part_names(look.store, "results"):
         message = f"{look.store.where()} has no results: there is nothing to score"
         raise UsageError(message)

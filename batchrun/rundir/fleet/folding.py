@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchrun.adapters.environment import series_file
+from batchrun.adapters.environment.series_file import SeriesFile
 from batchrun.adapters.journal import published_json
 from batchrun.adapters.journal.journal import Journal
 from batchrun.adapters.parts.sealer import Parts
@@ -213,6 +215,9 @@ def _take_figures(launch: Launch, journal: Journal, now_s: float, *, sent: bool)
         examples=examples or None,
         **{_WALL: before_s + max(0.0, now_s - launch.begun_s), _FOLDED: launch.id},
     )
+    # After what must not be done twice: without its series, a run only lacks plots.
+    series = SeriesFile(journal.folder / series_file.NAME)
+    series.take_in([launch.file_of(name, series_file.NAME) for name in launch.workers()])
 
 
 def _take_charges(launch: Launch, store: ClaimStore, plan: Plan, journal: Journal) -> None:

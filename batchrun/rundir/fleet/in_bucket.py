@@ -33,6 +33,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from batchrun.adapters.environment import series_file
 from batchrun.adapters.journal.flight_log import FLIGHTS
 from batchrun.adapters.journal.journal import log_names
 from batchrun.adapters.journal.state_db import Published
@@ -67,7 +68,7 @@ from batchrun.rundir.fleet.launches import (
     Purpose,
 )
 from batchrun.rundir.lock import Held
-from batchrun.rundir.open_run import RunDirectory
+from batchrun.rundir.open_run import STATUS, RunDirectory
 
 ENDING, WITHDRAWN = "ending", "withdrawn"
 LEFT, LEARNED = "left", "learned.json"
@@ -183,6 +184,11 @@ class BucketLaunch(Launch):
     def _place_of(self, worker: str) -> Path:
         return self.folder / WORKERS / worker
 
+    def status_to_show(self, worker: str) -> Mapping[str, Any] | None:
+        """See ``Launch``."""
+        found = files.read_json(self._place_of(worker) / STATUS)
+        return found if isinstance(found, dict) else None
+
     def figures_of(self, worker: str) -> dict[str, Any]:
         """See ``Launch``."""
         if self._place_of(worker).is_dir():
@@ -201,7 +207,7 @@ class BucketLaunch(Launch):
         """See ``Launch``."""
         left, checkpoint = f"{self._place}/{LEFT}/{worker}", self._place_of(worker)
         logs = [path for shard in shards for path in checkpoint.glob(log_names(shard))]
-        for path in (*logs, checkpoint / FLIGHTS):
+        for path in (*logs, checkpoint / FLIGHTS, checkpoint / series_file.NAME):
             if path.exists():
                 self._bucket.write(f"{left}/{path.name}", path)
         if figures:

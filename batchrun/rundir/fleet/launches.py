@@ -125,6 +125,10 @@ class Launch:
         """A file in the checkpoint of a worker; it may not exist."""
         return self.folder / WORKERS / worker / name
 
+    def status_to_show(self, _worker: str) -> Mapping[str, Any] | None:
+        """What a worker's lease has to say of its progress: nothing where others see its files."""
+        return None
+
     def figures_of(self, worker: str) -> dict[str, Any]:
         """The figures that a worker recorded, and the names of its endpoints."""
         return state_reader.values(self.folder / WORKERS / worker, *FIGURES)

@@ -11,7 +11,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from batchrun.core.fleet.claims import Claim
 from batchrun.core.fleet.controls import Control
 from batchrun.core.fleet.leases import Lease
 from batchrun.core.fleet.quota import Book
-from batchrun.core.settings.addresses import local_path
-from batchrun.errors import DamagedError, StorageError
+from batchrun.core.settings.addresses import format_address, local_path
+from batchrun.core.text.legible import shell_word
+from batchrun.core.text.wording import counted
+from batchrun.errors import DamagedError, RunLockedError, StorageError
 from batchrun.ports import ClaimStore
 from batchrun.rundir.claim import FLEET, LAUNCH
 from batchrun.rundir.fleet import launches
@@ -44,6 +46,8 @@ from batchrun.rundir.lock import NAME, is_locked
 from batchrun.rundir.open_run import STATUS
 
 ALIVE, DEAD, LEFT = "alive", "dead", "left"
+NAMES_MAX = 3
+"""So many processes a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,8 @@ class SeenWorker:
     pid: int | None
     status: Mapping[str, Any] = field(default_factory=dict)
     """What it last wrote of its progress."""
+    renewed_s: float = 0.0
+    """When it renewed its lease, by the store's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +100,8 @@ class SeenFleet:
     @property
     def elapsed_s(self) -> float:
         """Seconds from the launch to the last sign of life."""
-        latest = [self.launch.begun_s]
-        for worker in self.workers:
-            with contextlib.suppress(OSError):
-                path = self.launch.folder / leases.FOLDER / worker.name
-                latest.append(path.stat().st_mtime)
-        return max(latest) - self.launch.begun_s
+        latest = (worker.renewed_s for worker in self.workers)
+        return max(self.launch.begun_s, *latest) - self.launch.begun_s
 
 
 def launches_in(directory: str, checkpoint: Path | None, store: StoreReader) -> Launches | None:
@@ -133,6 +135,31 @@ def alive(launch: Launch) -> list[str]:
     return [lease.worker for lease in found if _state(launch, lease) == ALIVE]
 
 
+def require_ended(directory: str, checkpoint: Path | None, store: StoreReader) -> None:
+    """Raise ``RunLockedError`` where several processes work on a run directory, naming them, or
+    ended before their results were put together.
+    """
+    found = launches_in(directory, checkpoint, store)
+    launch = None if found is None else found.unfolded()
+    if found is None or launch is None:
+        return
+    where = shell_word(format_address(directory))
+    names = alive(launch)
+    if not names:
+        message = (
+            f"the processes that worked on {found.shown} ended before their results were put "
+            "together: run the same `batchrun run` command again first"
+        )
+        raise RunLockedError(message, holder="")
+    shown = ", ".join(names[:NAMES_MAX]) + (", ..." if len(names) > NAMES_MAX else "")
+    message = (
+        f"{found.shown} is in use by {counted(len(names), 'process', 'processes')} that share the "
+        f"run ({shown}). Wait for them (batchrun status {where}), or stop them: "
+        f"batchrun ctl {where} drain"
+    )
+    raise RunLockedError(message, holder=shown)
+
+
 def logs(folder: Path) -> dict[int, Path]:
     """By shard, the log of outcomes that are durable but not published; raises as ``seen`` does."""
     fleet = seen(folder)
@@ -154,8 +181,33 @@ def seen(folder: Path) -> SeenFleet | None:
         raise
 
 
-def _seen(launch: Launch) -> SeenFleet:
-    store, plan = _store(launch), launches.read_plan(launch)
+def seen_in_store(
+    directory: str, checkpoint: Path | None, store: StoreReader
+) -> tuple[SeenFleet, bool] | None:
+    """The fleet of a run directory in an object store, without the logs of its workers, which are
+    on their disks; and whether a process has the directory to itself. None where there is none.
+    """
+    found = launches_in(directory, checkpoint, store)
+    launch = None if found is None else found.unfolded()
+    if found is None or launch is None:
+        return None
+    from batchrun.rundir.fleet.in_bucket import BucketLaunches
+
+    try:
+        with tempfile.TemporaryDirectory() as room:  # nothing is written where the run is
+            aside = replace(launch, folder=Path(room, FLEET, launch.id))
+            plan = BucketLaunches(directory, Path(room)).plan(aside)
+        return _seen(launch, plan), found.is_locked()
+    except (StorageError, DamagedError):
+        if found.unfolded() != launch:  # it was folded at this moment
+            return None
+        raise
+
+
+def _seen(launch: Launch, plan: Plan | None = None) -> SeenFleet:
+    """``plan`` is that of a launch whose workers' files cannot be seen."""
+    store, on_disk = _store(launch), plan is None
+    plan = plan or launches.read_plan(launch)
     claims: dict[int, Claim] = {}
     published: dict[int, Published] = {}
     publishers: dict[int, str] = {}
@@ -179,7 +231,7 @@ def _seen(launch: Launch) -> SeenFleet:
         published=published,
         publishers=publishers,
         claims=claims,
-        logs=_logs(launch, plan, store, claims),
+        logs=_logs(launch, plan, store, claims) if on_disk else {},
         book=book,
         changes=changes,
     )
@@ -210,7 +262,7 @@ def _logs(
 def _worker(launch: Launch, lease: Lease) -> SeenWorker:
     checkpoint = launch.folder / WORKERS / lease.worker
     status = files.read_json(checkpoint / STATUS)
-    status = status if isinstance(status, dict) else {}
+    status = status if isinstance(status, dict) else lease.status or {}
     pid, host = _noted(checkpoint / NAME)
     return SeenWorker(
         lease.worker,
@@ -219,6 +271,7 @@ def _worker(launch: Launch, lease: Lease) -> SeenWorker:
         status.get("host", host),
         status.get("pid", pid),
         status,
+        lease.renewed_s,
     )
 
 

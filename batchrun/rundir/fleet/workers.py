@@ -6,6 +6,7 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from batchrun.adapters.environment.clock import real_s
 from batchrun.adapters.storage import disk, files
@@ -58,6 +59,7 @@ class Worker:
             machine=launch.machine,
             is_dead=death_known(launch),
             lease_s=leases.LEASE_S,
+            status=partial(launch.status_to_show, self.name),
         )
         self._left = threading.Event()
         self._lock = Lock(self.checkpoint, self.checkpoint / NAME)

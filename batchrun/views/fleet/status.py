@@ -17,6 +17,7 @@ from batchrun.engine.observe.monitor import Snapshot
 from batchrun.rundir import state_reader
 from batchrun.rundir.fleet import looking
 from batchrun.rundir.fleet.looking import SeenFleet, SeenWorker
+from batchrun.rundir.inspect import Look
 from batchrun.views.fleet import counts, together
 from batchrun.views.fleet.counts import Counts
 
@@ -51,6 +52,34 @@ def read(folder: Path, checkpoint: Path, *, locked: bool) -> dict[str, Any] | No
     found = counts.count(fleet, {} if recorded is None else recorded.shards)
     kept = (recorded.meta.get("examples") if recorded else None) or {}
     live = _live(fleet, found, kept)
+    return {
+        "state": "running" if fleet.alive or locked else "killed",
+        "live": live,
+        "fleet": _fleet(fleet, found),
+    }
+
+
+def read_in_store(folder: str, look: Look) -> dict[str, Any] | None:
+    """The same of a fleet whose run directory is in an object store. Rows that are not published
+    are those of which the leases of its processes tell.
+    """
+    seen = looking.seen_in_store(folder, look.checkpoint, look.store)
+    if seen is None:
+        return None
+    fleet, locked = seen
+    recorded = None if look.checkpoint is None else state_reader.read(look.checkpoint)
+    found = counts.count(fleet, {} if recorded is None else recorded.shards)
+    live = _live(fleet, found, (recorded.meta.get("examples") if recorded else None) or {})
+    done = sum(found.totals.rows())
+    if recorded is None:
+        done += sum(fleet.plan.before)
+    for worker in fleet.alive:
+        told = worker.status.get("ok", 0) + worker.status.get("error", 0)
+        more = max(0, told - found.rows[worker.name])
+        found.rows[worker.name] += more
+        done += more
+    error = max(live["error"], sum(worker.status.get("error", 0) for worker in fleet.alive))
+    live |= {"ok": max(0, min(done, fleet.plan.rows) - error), "error": error}
     return {
         "state": "running" if fleet.alive or locked else "killed",
         "live": live,

@@ -83,3 +83,24 @@ def test_what_is_no_series_begins_one(recorded):
     """A file that is damaged or of another version costs its history, never the run."""
     series = Series.of(recorded)
     assert series.points == [] and series.interval_s == INTERVAL_S
+
+
+def test_series_of_several_processes_are_one():
+    """What happened at the same time is added up, what came one after the other follows, and
+    nothing is lost where intervals differ in length or there are too many.
+    """
+    begun = (1_000_000.0, 1_000_000.4, 1_005_000.0)
+    lengths = (30, 2_000, 700)
+    several, counts = [], []
+    for seed, (start_s, seconds) in enumerate(zip(begun, lengths, strict=True)):
+        several.append(Series())
+        counts.append(played(several[-1], start_s, seconds, seed=seed))
+    whole = Series.together([*several, Series()])
+    assert len(whole.points) <= POINTS_MAX
+    for name, sums in zip(COUNTERS, zip(*counts, strict=True), strict=True):
+        assert sum(getattr(p, name) for p in whole.points) == pytest.approx(sum(sums)), name
+    assert [p.at_s for p in whole.points] == sorted(p.at_s for p in whole.points)
+    first = whole.points[0]
+    assert (first.in_flight > 8, first.window) == (True, 32)
+    assert Series.of(json.loads(json.dumps(whole.recorded()))).points
+    assert Series.together([]).points == []
