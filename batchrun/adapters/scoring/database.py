@@ -121,8 +121,10 @@ class Database:
             ).fetchall()
         )
         """Words of SQL that are not names unless quoted."""
-        # In a REPL, it would draw one on stdout after two seconds, in the middle of the output.
-        self._connection.execute("SET enable_progress_bar = false")
+        # In a REPL it would draw one on stdout after two seconds, in the middle of the output. In a
+        # notebook without ipywidgets it can draw none, and refuses the setting for that reason.
+        with contextlib.suppress(duckdb.InvalidInputException):
+            self._connection.execute("SET enable_progress_bar = false")
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
 
