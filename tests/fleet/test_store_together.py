@@ -8,6 +8,7 @@ import pytest
 
 from batchrun.simulator.latency import FixedLatency
 from batchrun.views.verify import verify
+from tests.integration.test_judges import world  # noqa: F401 - a fixture
 
 CAP, MOST = 20_000, 200
 """Tokens: of the run, and of an answer."""
@@ -175,6 +176,27 @@ def test_ctl_reaches_every_process(cli, jsonl, simulator, both, shared_store, un
     assert (drained.code, drained.json["stopped_by"]) == (0, "drain"), drained.err
     assert [p.wait() for p in processes] == [3, 3], [p.err for p in processes]
     assert shared_store.json("summary.json")["rows"]["ok"] == endpoint.stats()["requests_total"]
+
+
+@pytest.mark.slow
+def test_answers_are_judged_once_the_run_has_ended(fleet, cli, world, shared_store):  # noqa: F811
+    """Each answer once. The judge's own checkpoint stays where it was judged: with another one the
+    command names it.
+    """
+    world.env = shared_store.env
+    given = ("-c", "c.toml", "-o", shared_store.address)
+    processes = [fleet.start(f"{i}/2", *given, "--checkpoint", f"cp{i}") for i in (1, 2)]
+    assert [p.wait() for p in processes] == [1, 1], [p.err for p in processes]
+    world.asked()
+    for asked in (9, 0):
+        done = world.judged("--checkpoint", "cp1", folder=shared_store.address)
+        assert done.code == 1, done.err
+        assert len(world.asked()) == asked
+    done = world.judged("--checkpoint", "cp2", folder=shared_store.address)
+    assert (done.code, "cp1/judges/tone" in done.err) == (2, True), done.err
+    assert world.asked() == []
+    assert shared_store.json("summary.json")["judges"]["tone"]["rows"] == 9
+    sound(cli.folder, shared_store)
 
 
 @pytest.mark.slow
