@@ -1,9 +1,13 @@
 """Starts that are refused once the run directory is there: the corrected command simply starts."""
 
+import json
 import socket
 from pathlib import Path
 
 import pytest
+
+import batchrun
+from batchrun.errors import InputError
 
 QUICK = ("--no-progress",)
 UNBOUNDED = ("--model", "gpt-4.1", "--max-cost", 1, *QUICK)
@@ -175,3 +179,34 @@ def test_a_dry_run_agrees_and_changes_nothing(cli, refused):
         assert done.code == 0, done.err
     assert path.read_bytes() == before
     assert cli("status", "run", "--json").json["state"] == "unsent"
+
+
+ROWS = [{"question": f"what is {n}?", "key": n} for n in range(3)]
+
+
+def test_json_rows_that_are_no_requests_are_refused_at_the_start(cli, simulator):
+    """With the columns, a command, and no run directory that stands in the way of it."""
+    rows = cli.folder / "rows.jsonl"
+    rows.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS), "utf-8")
+    place = ("-o", "run", "--base-url", simulator().base_url, "--model", "m")
+    done = cli("run", rows, *place, *QUICK)
+    assert done.code == 2 and "no column `messages`" in done.err, done.err
+    assert "(question, key)" in done.err and "--prompt '{{ question }}'" in done.err
+    assert not (cli.folder / "run").exists()
+    settled(cli, rows, *place, "--prompt", "{{ question }}", *QUICK)
+
+
+def test_one_request_among_the_first_rows_is_enough(cli, simulator):
+    """The others are error rows."""
+    rows = cli.folder / "rows.jsonl"
+    asks = {"messages": [{"role": "user", "content": "hello"}]}
+    rows.write_text("".join(f"{json.dumps(row)}\n" for row in [*ROWS, asks]), "utf-8")
+    place = ("-o", "run", "--base-url", simulator().base_url, "--model", "m")
+    done = cli("run", rows, *place, *QUICK)
+    assert done.code == 1 and "invalid_row 3" in done.err, done.err
+
+
+def test_dicts_that_are_no_requests_are_refused(tmp_path, simulator):
+    """A program is shown its own call."""
+    with pytest.raises(InputError, match=r"prompt=\"\{\{ question \}\}\""):
+        batchrun.run(ROWS, output=tmp_path / "run", base_url=simulator().base_url, model="m")

@@ -27,6 +27,7 @@ from batchrun.adapters.sources.splitting import (
 )
 from batchrun.core.request import columns
 from batchrun.core.request.body import split
+from batchrun.core.request.carried import COLUMNS_MAX
 from batchrun.core.request.chained_rows import KIND
 from batchrun.core.request.column_roles import JSON
 from batchrun.core.settings.reading import NOW, QUOTED_FORMATS, Reading, plain
@@ -246,18 +247,22 @@ class Input:
                 raise UsageError(NO_MODEL)
 
     def require_messages(self) -> None:
-        """Raise ``InputError`` for a table whose columns make no request, where nothing makes one
-        of them.
+        """Raise ``InputError`` for an input of which no row is a request, where nothing makes
+        requests of them. JSON rows are looked at as far as the first that may be one, at most as
+        many as fix the carried columns.
         """
-        if self.kind == "jsonl":
-            return
+        names: dict[str, None] = {}
         try:
-            names = [name for row in self.reader(None, 1).sample() for name in row]
+            for row in self.reader(None, 1).sample():
+                if any(name in MESSAGE_COLUMNS for name in row):
+                    return
+                if len(names) <= COLUMNS_MAX:
+                    names.update(dict.fromkeys(row))
         except InputLostError as error:
             raise InputError(str(error)) from error.__cause__
-        if not names or any(name in MESSAGE_COLUMNS for name in names):
-            return
-        raise InputError(columns.no_messages(self.stamps[0].name, list(dict.fromkeys(names))))
+        if names:
+            name = self.stamps[0].name
+            raise InputError(columns.no_messages(name, list(names)))
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row, or one that cannot be opened."""
@@ -350,6 +355,7 @@ def shaped(found: Input, plan: Plan) -> Input:
     except InputLostError as error:
         raise InputError(str(error)) from error.__cause__
     if not plan.renders:  # it says what columns are for, and the splitter there is knows
+        found.require_messages()
         return found
     replace(found, splitter=shaper.strict()).require_rows()
     return replace(found, splitter=shaper)
