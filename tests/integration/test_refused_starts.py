@@ -210,3 +210,19 @@ def test_dicts_that_are_no_requests_are_refused(tmp_path, simulator):
     """A program is shown its own call."""
     with pytest.raises(InputError, match=r"prompt=\"\{\{ question \}\}\""):
         batchrun.run(ROWS, output=tmp_path / "run", base_url=simulator().base_url, model="m")
+
+
+def test_a_cap_may_be_written_with_a_dollar_sign(cli, simulator, jsonl):
+    """As people write amounts; other text is refused as before."""
+    place = (
+        "-o",
+        "run",
+        "--base-url",
+        simulator().base_url,
+        "--model",
+        "gpt-4.1",
+        "--max-tokens",
+        5,
+    )
+    assert "not a valid float" in cli("run", jsonl(1), *place, "--max-cost", "$one").err
+    settled(cli, jsonl(1), *place, "--max-cost", "$1", *QUICK)
