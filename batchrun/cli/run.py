@@ -107,7 +107,7 @@ class _Dollars(click.types.FloatParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The amount as a float. Raises ``click.BadParameter`` for anything else."""
-        number = value.strip().removeprefix("$") if isinstance(value, str) else value
+        number: Any = value.strip().removeprefix("$") if isinstance(value, str) else value
         return super().convert(number, param, ctx)
 
 
