@@ -152,6 +152,10 @@ def _tell(done: Exported, target: str) -> None:
     print_message(
         f"exported {counted(done.rows, 'row')}{where}: {done.ok:,} ok, {done.error:,} failed"
     )
+    for name in done.renamed:
+        print_message(
+            f"note: `{name}` is what the run recorded; the column of the input is `input_{name}`"
+        )
     left = "an unknown number of rows are"
     if done.pending is not None:
         left = f"{counted(done.pending, 'row')} {verb(done.pending, 'is', 'are')}"

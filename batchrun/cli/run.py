@@ -102,9 +102,20 @@ def setting_flags(
     return function
 
 
+class _Dollars(click.types.FloatParamType):
+    """An amount in USD, with or without a dollar sign."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The amount as a float. Raises ``click.BadParameter`` for anything else."""
+        number: Any = value.strip().removeprefix("$") if isinstance(value, str) else value
+        return super().convert(number, param, ctx)
+
+
 def _type_of(setting: setting_table.Setting) -> click.ParamType[Any]:
     """A short parameter may be a template, and keeps the spelling of its number."""
     short = setting in setting_table.SHORT
+    if setting.metavar == "USD":
+        return _Dollars()
     return click.STRING if short else _TYPES.get(setting.kind, click.STRING)
 
 

@@ -33,6 +33,7 @@ from batchrun.core.request import body
 from batchrun.core.run.changes import Changes
 from batchrun.core.settings.addresses import is_remote, local_path
 from batchrun.core.settings.resolve import Settings
+from batchrun.core.text.wording import counted, verb
 from batchrun.engine.controls import Controls, drained
 from batchrun.engine.lane import Lane
 from batchrun.engine.pace.gate import EndpointGate
@@ -132,7 +133,7 @@ def require(settings: Settings, changes: Changes) -> None:
     )
     for is_so, what in refused:
         if is_so:
-            message = f"--shard does not work with {what}"
+            message = f"--workers and --shard do not work with {what}"
             raise UsageError(message)
     if is_remote(settings.dir):
         from batchrun.adapters.storage.bucket import bucket_at
@@ -351,6 +352,13 @@ class _Process:
         self._launches.announce(launch, LIVE)
         _LOG.info("launched a fleet on %s; this process is %s", self._shown, worker.name)
         self._say(f"{self._shown} is ready for {self._place.count:,} processes")
+        shards = len(worker.plan.starts) - len(worker.plan.done)
+        if shards < self._place.count:
+            self._say(
+                f"note: {counted(shards, 'shard')} {verb(shards, 'is', 'are')} left to do, and a "
+                "shard is done by one process. A run that begins with a smaller --shard-rows has "
+                "more of them"
+            )
         return worker
 
     def _preparing(self, lock: Held) -> Callable[[], None]:

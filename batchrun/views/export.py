@@ -39,6 +39,7 @@ FORMATS = {
     ".pq": "parquet",
     ".csv": "csv",
 }
+SHEETS = (".xlsx", ".xls", ".ods")
 GROUP_ROWS = 16_384
 GROUP_BYTES = 16 * 2**20
 """What becomes a row group of the one Parquet file."""
@@ -61,7 +62,8 @@ KEYS = {
 @dataclass(frozen=True, slots=True)
 class Exported:
     """What was written: ``pending`` rows are not among it, None where their number is unknown;
-    ``live`` says that the run goes on.
+    ``live`` says that the run goes on. ``renamed`` are columns that were asked for, of which the
+    input has another under ``input_NAME``.
     """
 
     rows: int
@@ -69,6 +71,7 @@ class Exported:
     error: int
     pending: int | None
     live: bool
+    renamed: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -99,9 +102,10 @@ def format_of(target: str, given: str | None) -> str:
         return "jsonl"
     suffix = Path(target).suffix.lower()
     if suffix not in FORMATS:
+        sheet = ". Spreadsheets open .csv; --excel writes it the way Excel expects it"
         message = (
             f"{target}: {suffix or 'no suffix'} is not an export format "
-            f"({', '.join(FORMATS)}); set it with --format"
+            f"({', '.join(FORMATS)}); set it with --format{sheet if suffix in SHEETS else ''}"
         )
         raise UsageError(message)
     return FORMATS[suffix]
@@ -201,7 +205,9 @@ def export(
     live = found["state"] == "running"
     whole = _whole(found)
     pending = None if whole is None else max(0, whole - ok - error)
-    return Exported(ok + error, ok, error, pending, live)
+    names = results.schema.names
+    renamed = [name for name in choice.columns or () if f"input_{name}" in names]
+    return Exported(ok + error, ok, error, pending, live, tuple(renamed))
 
 
 def _refuse_flags(kind: str, choice: Choice) -> None:

@@ -82,6 +82,14 @@ def test_lines_of_a_log_name_the_worker(cli, jsonl, simulator):
     assert {line.split(" [")[1].split(" ")[0] for line in lines} == {"1/2", "2/2"}
 
 
+def test_more_workers_than_shards_are_noted(cli, jsonl, simulator):
+    """Once, with the setting that gives each of them work."""
+    flags = command(simulator(), jsonl(12))
+    done = cli(*flags, "--shard-rows", "12", "--workers", "2")
+    assert done.code == 0 and done.err.count("1 shard is left to do") == 1, done.err
+    assert "--shard-rows" in done.err
+
+
 @pytest.mark.slow
 def test_a_process_that_does_not_wait_leaves_the_rest_to_the_others(
     fleet, cli, jsonl, held, until, summary

@@ -300,3 +300,21 @@ def test_every_type_becomes_flat():
         "nested": '[{"at":"1970-01-01T00:00:00"}]',
         "nothing": None,
     }
+
+
+def test_a_column_of_the_input_under_another_name_is_noted(cli, simulator):
+    """Asking for `model` gives the answer's; a note names the input's."""
+    rows = cli.folder / "rows.jsonl"
+    rows.write_text('{"question": "q", "model": "theirs"}\n', "utf-8")
+    asked = ("--prompt", "{{ question }}", "--model", "m", "--no-progress")
+    cli("run", rows, "-o", "run", "--base-url", simulator().base_url, *asked)
+    done = cli("export", "run", "-o", "out.csv", "--columns", "row,model")
+    assert "the column of the input is `input_model`" in done.err, done.err
+    assert done.err.count("note:") == 1
+
+
+def test_a_workbook_is_refused_with_what_spreadsheets_open(cli, ran):
+    """It is no format; CSV as Excel reads it is."""
+    ran()
+    done = cli("export", "run", "-o", "out.xlsx")
+    assert done.code == 2 and "--excel" in done.err, done.err

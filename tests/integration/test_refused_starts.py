@@ -1,9 +1,11 @@
 """Starts that are refused once the run directory is there: the corrected command simply starts."""
 
+import json
 import socket
 from pathlib import Path
 
 import pytest
+
 
 QUICK = ("--no-progress",)
 UNBOUNDED = ("--model", "gpt-4.1", "--max-cost", 1, *QUICK)
@@ -175,3 +177,48 @@ def test_a_dry_run_agrees_and_changes_nothing(cli, refused):
         assert done.code == 0, done.err
     assert path.read_bytes() == before
     assert cli("status", "run", "--json").json["state"] == "unsent"
+
+
+ROWS = [{"question": f"what is {n}?", "key": n} for n in range(3)]
+
+
+def test_json_rows_that_are_not_requests_are_noticed_at_the_start(cli, simulator):
+    """With the columns, and a command that works then; the rows fail, as bad rows do."""
+    rows = cli.folder / "rows.jsonl"
+    rows.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS), "utf-8")
+    place = ("-o", "run", "--base-url", simulator().base_url, "--model", "m")
+    done = cli("run", rows, *place, *QUICK)
+    assert done.code == 1 and "no column `messages`" in done.err, done.err
+    assert "(question, key)" in done.err and "--prompt '{{ question }}'" in done.err
+    prompt = ("--prompt", "{{ question }}")
+    refused = cli("run", rows, *place, *prompt, *QUICK)
+    assert refused.code == 2 and "--resend-changed" in refused.err, refused.err
+    assert cli("run", rows, *place, *prompt, "--resend-changed", *QUICK).code == 0
+    cli.verified("run")
+
+
+def test_one_request_among_the_first_rows_is_enough(cli, simulator):
+    """The others are error rows."""
+    rows = cli.folder / "rows.jsonl"
+    asks = {"messages": [{"role": "user", "content": "hello"}]}
+    rows.write_text("".join(f"{json.dumps(row)}\n" for row in [*ROWS, asks]), "utf-8")
+    place = ("-o", "run", "--base-url", simulator().base_url, "--model", "m")
+    done = cli("run", rows, *place, *QUICK)
+    assert done.code == 1 and "invalid_row 3" in done.err, done.err
+    assert "no column `messages`" not in done.err
+
+
+def test_a_cap_may_be_written_with_a_dollar_sign(cli, simulator, jsonl):
+    """As people write amounts; other text is refused as before."""
+    place = (
+        "-o",
+        "run",
+        "--base-url",
+        simulator().base_url,
+        "--model",
+        "gpt-4.1",
+        "--max-tokens",
+        5,
+    )
+    assert "not a valid float" in cli("run", jsonl(1), *place, "--max-cost", "$one").err
+    settled(cli, jsonl(1), *place, "--max-cost", "$1", *QUICK)

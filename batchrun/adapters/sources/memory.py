@@ -102,7 +102,9 @@ def find(
         (stamp,), kind, splitter, reading=reading.of(kind), repeat=times, rows=given
     )
     found.require_rows()
-    return found if plan is None else opening.shaped(found, plan)
+    if plan is not None and not plan.only_repeats:
+        return opening.shaped(found, plan)
+    return found.with_messages()
 
 
 def _is_text(item: object) -> bool:

@@ -27,6 +27,7 @@ from batchrun.adapters.sources.splitting import (
 )
 from batchrun.core.request import columns
 from batchrun.core.request.body import split
+from batchrun.core.request.carried import COLUMNS_MAX
 from batchrun.core.request.chained_rows import KIND
 from batchrun.core.request.column_roles import JSON
 from batchrun.core.settings.reading import NOW, QUOTED_FORMATS, Reading, plain
@@ -243,19 +244,30 @@ class Input:
             if some:
                 raise UsageError(NO_MODEL)
 
-    def require_messages(self) -> None:
-        """Raise ``InputError`` for a table whose columns do not make a request, without a template
-        that does.
+    def with_messages(self) -> Input:
+        """This input, where a row of it may be a request. Raises ``InputError`` for a table whose
+        columns do not make one, without a template that does. Of JSON rows, which need not be
+        alike, a notice says it, and a bad row becomes an ``invalid_row``: the rows are looked at as
+        far as the first that may be a request, at most as many as fix the carried columns.
         """
-        if self.kind == "jsonl":
-            return
+        rows_differ = self.kind == "jsonl"
+        if rows_differ and self.pipe is not None:  # its next rows may be long in coming
+            return self
+        names: dict[str, None] = {}
         try:
-            names = [name for row in self.reader(None, 1).sample() for name in row]
+            for row in self.reader(None, 1).sample():
+                if any(name in MESSAGE_COLUMNS for name in row):
+                    return self
+                if len(names) <= COLUMNS_MAX:
+                    names.update(dict.fromkeys(row))
         except InputLostError as error:
             raise InputError(str(error)) from error.__cause__
-        if not names or any(name in MESSAGE_COLUMNS for name in names):
-            return
-        raise InputError(columns.no_messages(self.stamps[0].name, list(dict.fromkeys(names))))
+        if not names:
+            return self
+        message = columns.no_messages(self.stamps[0].name, list(names))
+        if not rows_differ:
+            raise InputError(message)
+        return replace(self, notices=(*self.notices, f"warning: {message}"))
 
     def require_rows(self) -> None:
         """Raise ``InputError`` for an input without a row, or one that cannot be opened."""
@@ -288,8 +300,7 @@ def find(
     found.require_rows()
     if plan is not None and not plan.only_repeats:
         return shaped(found, plan)
-    found.require_messages()
-    return found
+    return found.with_messages()
 
 
 def column_names(names: Sequence[str], given_format: str, rows: int) -> list[str]:
@@ -347,7 +358,12 @@ def shaped(found: Input, plan: Plan) -> Input:
         shaper = plan.shaper(sample, read_file, roles_of(found.splitter))
     except InputLostError as error:
         raise InputError(str(error)) from error.__cause__
+<<<<<<< HEAD
     if not plan.renders:  # it only assigns columns, which the present splitter knows
+=======
+    if not plan.renders:  # it says what columns are for, and the splitter there is knows
+        found.require_messages()
+>>>>>>> door
         return found
     replace(found, splitter=shaper.strict()).require_rows()
     return replace(found, splitter=shaper)

@@ -141,15 +141,18 @@ class _Search:
 
 
 def no_messages(file: str, names: list[str]) -> str:
-    """What to say of a table without requests: its columns, and a command that makes some."""
+    """What to say of rows none of which is a request: their columns, and a command that makes
+    requests of them.
+    """
     words = {name.casefold(): name for name in reversed(names)}
     free = [name for name in names if name not in SENT and not _IDS.search(name)]
     likely = next((words[word] for word in _LIKELY if word in words), (free or names)[0])
     prompt = f"'{{{{ {identifier(likely)} }}}}'"
     return (
-        f"input {file}: there is no column `messages`, so its rows are not requests. --prompt "
-        f"makes requests of the columns ({_listed([*map(identifier, names)])}){_undivided(names)}, "
-        f"such as\n  batchrun run {shell_word(file)} --prompt {prompt} --model M -o DIR"
+        f"input {file}: there is no column `messages`, so its rows are not requests. Add --prompt "
+        f"to make requests of the columns ({_listed([*map(identifier, names)])})"
+        f"{_undivided(names)}, as in\n"
+        f"  batchrun run {shell_word(file)} --prompt {prompt} --model M -o DIR"
     )
 
 
