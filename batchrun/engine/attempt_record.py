@@ -112,7 +112,7 @@ def _text(value: object, name: str) -> str | None:
 
 
 def tokens_used(exchange: Reply | TransportFault, verdict: Verdict) -> int | None:
-    """Tokens that an exchange used: 0 where the server refused, None where nobody knows."""
+    """Tokens that an exchange used: 0 if the server refused it, None if unknown."""
     if verdict.completion is not None:
         usage = verdict.completion.usage
         used = usage.total_tokens

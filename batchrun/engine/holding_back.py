@@ -39,7 +39,7 @@ class HoldingBack:
                 self._eased.set()
 
     def failed(self, charged: int, action: Action) -> None:
-        """An exchange failed, and its row is tried again; so many were charged to the row."""
+        """An exchange failed and ``action`` follows; ``charged`` attempts count against the row."""
         self.failed_first += action is Action.AGAIN and charged == 1
 
     def answered(self) -> None:

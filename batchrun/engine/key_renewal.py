@@ -8,7 +8,7 @@ from batchrun.errors import KeyUnavailableError
 from batchrun.ports import Credentials
 
 RENEWALS_MAX = 3
-"""A row that so many keys were refused for is refused for something else."""
+"""After that many refused keys, the row itself is the cause."""
 
 
 class Renewal:
@@ -17,7 +17,7 @@ class Renewal:
     """
 
     def __init__(self, credentials: Credentials | None) -> None:
-        """``credentials`` are None for a key that stays as it is."""
+        """``credentials`` is None for a key that cannot be renewed."""
         self._credentials = credentials
         self.proved = -1
 

@@ -70,7 +70,7 @@ class Lane:
         self.closed: Stop | None = None
         """Why nothing is sent there any more in this session."""
         self.promised = False
-        """Whether a row that waited has its turn here, and did not come yet."""
+        """Whether a waiting row was given a turn here and has not taken it yet."""
         self._weight = way.weight
         names = {} if way.models is None else way.models
         self._renamed = {here: there for here, there in names.items() if here != there}
@@ -84,7 +84,7 @@ class Lane:
         return self._renamed.get(model, model)
 
     def worded(self, request: Request) -> Request:
-        """The request as it is sent there: with the name that the model has there."""
+        """The request as sent to this endpoint, with the endpoint's name for the model."""
         name = self._renamed.get(request.model)
         return request if name is None else request._replace(body=with_model(request.body, name))
 

@@ -190,7 +190,7 @@ def never_sent(row: Row, problem: str, earlier: int) -> Outcome:
 
 
 def unsendable(request: Request, problem: str, attempts: int) -> Outcome:
-    """The outcome of a row whose next request cannot be made, after so many attempts."""
+    """The outcome, after ``attempts`` attempts, of a row whose next request cannot be made."""
     failure = Failure("invalid_row", None, problem)
     return Outcome(
         request.row,

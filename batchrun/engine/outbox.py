@@ -1,4 +1,4 @@
-"""Outcomes on their way to a reader: told once they are durable, and never more than fit.
+"""Passes outcomes to a reader once they are durable, in a bounded buffer.
 
 Where a program reads outcomes as they come, the reader is part of the chain: if it is slow, no
 further rows are dispatched. ``TellingJournal`` and ``PacedSource`` stand before the journal and the
@@ -19,7 +19,7 @@ HELD_BYTES = 16 * 2**20
 
 
 class Outbox:
-    """Durable outcomes that nobody took yet. One writer, one reader, one loop."""
+    """Durable outcomes that the reader has not taken yet. One writer, one reader, one loop."""
 
     def __init__(self) -> None:
         self._held: deque[tuple[Outcome, int]] = deque()

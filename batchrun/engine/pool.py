@@ -55,7 +55,7 @@ class _Line(NamedTuple):
 
 
 class _Turn(NamedTuple):
-    """A row that waits for an endpoint. ``number`` tells who came first."""
+    """A row that waits for an endpoint; the lowest ``number`` came first."""
 
     number: int
     run: RowRun
@@ -226,7 +226,7 @@ class Pool:
         return lane
 
     def _changed(self) -> None:
-        """A gate may let somebody in. It is looked at when whoever changed it is through."""
+        """A gate may have room. Check once the code that changed it has finished."""
         if self._serving is None and self._turns:
             self._serving = asyncio.get_running_loop().call_soon(self._serve)
 

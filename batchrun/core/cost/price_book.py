@@ -74,7 +74,7 @@ def own_quote(own: OwnPrice) -> Quoted:
 
 
 def table_of(model: str) -> str:
-    """The head of the table in which a model's own price stands, as TOML has it."""
+    """The TOML table header for a model's own price."""
     return f"[prices.{json.dumps(model[:NAME_MAX])}]"
 
 

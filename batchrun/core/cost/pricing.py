@@ -27,8 +27,8 @@ _PER_TOKENS = 10**6
 
 
 class Quote(NamedTuple):
-    """USD per million tokens; a kind without a price of its own has the one of its whole, and
-    ``cache_write`` ``CACHE_WRITE_TIMES`` the input's.
+    """USD per million tokens. A kind without its own price uses the price of its whole;
+    ``cache_write`` then costs ``CACHE_WRITE_TIMES`` the input price.
     """
 
     input: Decimal

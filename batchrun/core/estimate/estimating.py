@@ -1,7 +1,7 @@
-"""What requests will take, added up before any is sent: tokens and money, by model and endpoint.
+"""Estimates the tokens and cost of requests before any is sent, by model and endpoint.
 
-Every figure is three: what is likely, and between what it lies. For the answers these rest on a
-prior, since nothing but the limit of a request is known of them.
+Every figure comes as a likely value with a lower and an upper bound. For answers, these rest on a
+prior, since only the token limit of each request is known.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UNSTATED_HIGH = 4_000
 
 @dataclass(slots=True)
 class Range:
-    """A sum, and between what it lies."""
+    """A sum with its lower and upper bound."""
 
     low: float = 0.0
     likely: float = 0.0

@@ -1,6 +1,6 @@
-"""From a stratified sample to the whole: a total, and an interval that holds it nine times in ten.
+"""Extrapolates a stratified sample to a total, with an interval that covers it nine times in ten.
 
-The total is a regression estimate: what the sample tells, corrected by how far the sample's known
+The total is a regression estimate: the sample estimate, corrected by how far the sample's known
 sizes miss the known size of the whole. Its interval is Hall's: the studentised estimate is
 transformed so that the skewness of what is summed, which is what makes plain intervals of costs
 too short above, drops out (P. Hall, "On the removal of skewness by transformation", Journal of the
@@ -40,7 +40,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A total, and between what it lies with a confidence of ``LEVEL``."""
+    """A total with its interval at confidence ``LEVEL``."""
 
     total: float
     low: float

@@ -1,4 +1,4 @@
-"""A stratified sample out of one pass over rows whose number is not known before.
+"""Draws a stratified sample in one pass over an unknown number of rows.
 
 Rows are sorted into cells by model and by the size of their prompt, each a quarter larger than the
 one before, and every cell keeps a uniform sample of its rows. Behind the last row, neighbouring

@@ -11,7 +11,7 @@ from batchrun.core.estimate.scripts_of_text import byte_counts
 from batchrun.core.estimate.token_table import ERRORS, RATES, STAND_IN, UNKNOWN_MODEL
 
 STANDARD = "o200k_base"
-"""The vocabulary by which models are counted whose own nobody knows."""
+"""The vocabulary used for models with an unknown vocabulary."""
 
 _MODELS = tuple(
     (re.compile(rf"(?:ft:)?(?:[\w.-]+/)*(?:meta-)?(?:{names})", re.IGNORECASE), vocabulary)

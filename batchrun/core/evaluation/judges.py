@@ -1,7 +1,7 @@
-"""Judges: second models whose verdicts on a run's answers are columns of its scores.
+"""Judges: second models that rate a run's answers; their verdicts become columns of its scores.
 
-The tables ``[judge.NAME]`` name them. What a judge is asked, and the JSON Schema of its verdicts,
-is in a config of its own. Each plain field of the schema is a column ``NAME.FIELD``.
+The tables ``[judge.NAME]`` name them. Each judge has its own config, with its prompt and the JSON
+Schema of its verdicts. Each plain field of the schema is a column ``NAME.FIELD``.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Judge:
 
     @property
     def folder(self) -> str:
-        """Its run directory, in that of the run."""
+        """The judge's run directory, inside the run directory."""
         return folder_of(self.name)
 
     @property
@@ -132,7 +132,7 @@ class Asked:
 
 
 def folder_of(name: str) -> str:
-    """The run directory of a judge, in that of the run that it judges."""
+    """The run directory of a judge, inside the directory of the run that it judges."""
     return f"{JUDGES}/{name}"
 
 

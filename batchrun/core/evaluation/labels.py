@@ -1,4 +1,4 @@
-"""A judge beside people: how often its verdict is the label that they gave, and Cohen's kappa."""
+"""Compares a judge with human labels: the share of matching verdicts, and Cohen's kappa."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Control(NamedTuple):
     do: str
     values: Values
     at: str
-    """When, UTC, by the clock of whoever asked."""
+    """When the operation was requested: UTC, by the requester's clock."""
     id: str = ""
     """What tells this record from any other's of the same number."""
 

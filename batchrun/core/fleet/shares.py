@@ -9,8 +9,8 @@ from batchrun.core.settings.endpoint import Endpoint
 
 
 def begun_by(endpoint: Endpoint, place: Place) -> Endpoint:
-    """An endpoint whose concurrency, where it is to be found, begins with this place's part of the
-    first window: all together begin as one process does.
+    """The endpoint with this place's part of the first window, if its concurrency is automatic.
+    Together, all places start with the window of a single process.
     """
     if endpoint.bounds is None:
         return endpoint

@@ -1,7 +1,7 @@
 """``NaN`` and infinities in JSON, as Python and others write them although JSON has none.
 
-They say that there is no value. So they are null where a field is carried, and cannot be sent. A
-number too large for a float (``1e999``) is an infinity to whoever reads it, and is one here.
+They mean a missing value, so they become null in carried fields and cannot be sent. A number too
+large for a float (``1e999``) parses as infinity, and is treated as one here.
 """
 
 from __future__ import annotations

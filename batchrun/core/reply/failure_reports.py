@@ -37,7 +37,7 @@ PLACES: tuple[Place, ...] = (
 )
 
 VENDOR = "@vendor"
-"""The key under which a report says whose it is."""
+"""The key that holds the vendor of a report."""
 
 _WELL = frozenset(("", "0", "ok", "success", "succeeded", "true", "none", "null", "completed"))
 _WELL_NUMBER = re.compile(r"0+|2\d\d|2\d\d00|20000")

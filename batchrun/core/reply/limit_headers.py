@@ -1,4 +1,4 @@
-"""What a server says of its limits, in the headers of its replies.
+"""Reads the rate limits that a server reports in response headers.
 
 Every number is a hint of a stranger: what cannot be true (negative, not finite, more left than the
 limit, a limit of nothing) is as good as not said. Nothing here raises, whatever the headers hold.

@@ -1,7 +1,7 @@
 """Which redirects are followed: those that stay on the server and repeat the request as it is.
 
-A redirect elsewhere would carry the key to whoever is named there. One that asks for a GET (301,
-302, 303) is no way to an answer.
+A redirect to another server would send it the key. One that asks for a GET (301, 302, 303) cannot
+lead to an answer.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Snapshot:
     controls: dict[str, Any] | None = None
     """What ``batchrun ctl`` set in this session, the latest values."""
     notices: tuple[str, ...] = ()
-    """What the user was told so far."""
+    """Notices shown to the user so far."""
     errors: dict[str, int] = field(default_factory=dict)
     """Failed rows by error class; the class with most rows first."""
     examples: dict[str, dict[str, Any]] = field(default_factory=dict)

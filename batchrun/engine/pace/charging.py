@@ -1,4 +1,4 @@
-"""By which rule a server charges its token limit, where nobody says: found out by two ways.
+"""Finds the rule by which a server charges its token limit, if none is configured, in two ways.
 
 **What is left.** Where the server reports it, its fall over a while is what it charged for what was
 answered in that while. The rule that explains the fall counts, if it does three times in a row.
@@ -45,7 +45,7 @@ nothing."""
 
 
 class Charging:
-    """The rule of one endpoint, as far as it is known."""
+    """What is known of one endpoint's charging rule."""
 
     def __init__(self, given: Charge | None = None) -> None:
         """``given``: the user or the provider's preset says so, and it is never questioned."""

@@ -36,7 +36,7 @@ class CoolDown:
 
     def __init__(self, concurrency: int) -> None:
         self.until_s = float("-inf")
-        """Until then nobody enters."""
+        """No request enters before this time."""
         self.spread_left = 0
         """How many of those who waited are still to be let in one by one."""
         self.restless = True
@@ -103,7 +103,7 @@ class CoolDown:
         return True
 
     def spread(self, over_s: float) -> None:
-        """Let those who wait in one by one, over so many seconds."""
+        """Let waiting requests in one by one, over ``over_s`` seconds."""
         self.spread_left = self.concurrency
         self._spread_s = over_s / self.concurrency
 
@@ -113,5 +113,5 @@ class CoolDown:
         return self._spread_s * 2 * dice
 
     def left_s(self, now_s: float) -> float:
-        """Seconds for which nobody enters."""
+        """Seconds until requests may enter again."""
         return max(0.0, self.until_s - now_s)

@@ -224,7 +224,7 @@ class EndpointGate:
         return EndpointPermit(self, asked, now - began, turn, probe)
 
     async def _permit(self) -> None:
-        """Wait in line for a permit; whoever gives one back hands it over."""
+        """Wait in line for a permit; a returned permit goes to the next in line."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -342,7 +342,7 @@ class EndpointGate:
             self.rounds.level(pace)
 
     def _set_permits(self, concurrency: int) -> None:
-        """There are so many permits from now on."""
+        """Change the number of permits to ``concurrency``."""
         held = self.in_flight
         self.concurrency = self._cooling.concurrency = concurrency
         self._share_out(held)
@@ -350,7 +350,7 @@ class EndpointGate:
             self.resized(concurrency)
 
     def _share_out(self, held: int) -> None:
-        """So many permits are held: give those that are free to whoever waits."""
+        """Give the permits that are not among the ``held`` ones to waiting requests."""
         self._permits = 0 if self._paused or self._withheld else self.concurrency
         self._free = self._permits - held
         self._hand_over()
@@ -595,7 +595,7 @@ class EndpointGate:
         self._calm = self._calm and rounds.state is Pace.FREE
 
     def _bounded_by_server(self, window: int) -> None:
-        """The server takes only so many at once."""
+        """The server accepts at most ``window`` requests at once."""
         if self.climb is not None:
             self.climb.limit(window, "the server refuses more in flight")
             window = self.climb.window
@@ -662,7 +662,7 @@ class EndpointGate:
 
     @property
     def cooling_s(self) -> float:
-        """Seconds for which nobody enters."""
+        """Seconds until requests may enter again."""
         return self._cooling.left_s(self._clock.now_s())
 
     @property

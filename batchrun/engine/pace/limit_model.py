@@ -1,4 +1,4 @@
-"""Pacing by what the server tells of its limits, so that they are kept rather than run into.
+"""Paces requests by the limits that the server reports, to stay within them.
 
 A limit is believed as far as the server's own behaviour bears it out. Of a limit of a minute or
 less, an even share goes out per second. How much is *left* corrects that, in the server's own
@@ -53,7 +53,7 @@ DOUBT_S = 60.0
 """Seconds for which a limit is not believed then."""
 
 FORGOTTEN_S = 120.0
-"""A limit that was not told for so long does not count any more."""
+"""Seconds after which a limit that is no longer reported is dropped."""
 
 WINDOW_SHOWS_S = 4.0
 """How far a bucket's reset must have moved on, to tell it from a window's end: some servers round
@@ -111,7 +111,7 @@ class Account:
         self._doubted_until_s = float("-inf")
 
     def told(self, limit: Limit, news: News) -> None:
-        """The server told of it again."""
+        """The server reported the limit again."""
         now_s = news.now_s
         self._look_for_jumps(limit, now_s)
         self._look_at_answers(limit, news)
@@ -175,7 +175,7 @@ class Account:
         return min(1.0, (left + refilled) / self.size)
 
     def _plenty(self, now_s: float) -> bool:
-        """Whether the limit looks as if nobody used it."""
+        """Whether the limit looks unused."""
         limit = self._limit
         if limit.left is None:
             return False

@@ -1,4 +1,4 @@
-"""The pace of one endpoint, by what it tells of its limits; each is judged in ``account``."""
+"""Paces one endpoint by the limits that it reports; ``account`` judges each of them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Pace:
         self._fresh_until_s = float("-inf")
         self._held = False
         self.bound = False
-        """Whether some limit is believed, and told lately."""
+        """Whether any limit is believed and was reported recently."""
 
     def told(self, limits: Mapping[str, Limit], news: News) -> None:
         """News of the limits of this kind, by their headers."""

@@ -1,4 +1,4 @@
-"""What an exchange tells of how much its server can take."""
+"""What an exchange shows about the load that its server can take."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AT_ONCE = ("concurren", "too many requests in flight", "parallel requests", "sim
 
 
 def reception_of(decision: Decision) -> Reception:
-    """What an exchange tells, by what was decided about it."""
+    """What an exchange shows, from the decision about it."""
     if decision.verdict.completion is not None:
         return Reception.ANSWERED
     error_class = decision.error_class or ""

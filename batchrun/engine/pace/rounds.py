@@ -240,7 +240,7 @@ class Rounds:
         self._judge_those_over(now_s)
 
     def gone(self, turn: Turn, now_s: float) -> None:
-        """The request was given up, or nobody knows what became of it."""
+        """The request was given up, or its result is unknown."""
         now, _ = turn
         if now is None:
             self._probing = False

@@ -1,4 +1,4 @@
-"""What an endpoint tells of its limits: read from some of its replies, kept for whoever asks."""
+"""Keeps the limits that an endpoint reports, read from some of its replies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REFUSED = 429
 
 
 class LimitsTold:
-    """The limits of one endpoint as it told them last, and the pace that follows from them."""
+    """The limits that one endpoint last reported, and the resulting pace."""
 
     def __init__(self, clock: Clock, costs: TokenCosts, host: str = "") -> None:
         """``costs`` hears of refusals and of what is left. ``host`` is the server's name: some
@@ -30,7 +30,7 @@ class LimitsTold:
         self._listen_at_s = float("-inf")
         self._answers = 0
         self.last: limit_headers.Limits = ()
-        """Empty until something was told; a reply that tells nothing changes nothing."""
+        """Empty until limits are reported; a reply without any changes nothing."""
         self.pacing = Pacing(clock.now_s, self._charging)
 
     def heard(self, reply: Reply | None, *, sent_at_s: float) -> None:

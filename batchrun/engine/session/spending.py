@@ -131,7 +131,7 @@ class Spending:
 
 
 def _is_free(exchange: Reply | TransportFault, verdict: Verdict) -> bool:
-    """Whether an exchange whose cost nobody told cost nothing."""
+    """Whether an exchange without a reported cost was free."""
     if isinstance(exchange, TransportFault):
         return not exchange.sent
     refused = exchange.status >= 300 and exchange.status not in DOUBTFUL

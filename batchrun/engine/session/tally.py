@@ -1,4 +1,4 @@
-"""What a run has done so far, in numbers, for whoever watches.
+"""Counts what a run has done so far, for its views.
 
 A row counts here only once its outcome is durable. Views poll ``Tally``; nothing is called per
 row.
@@ -56,7 +56,7 @@ class Tally:
     truncated: int = 0
     """Of ``ok``, rows whose answer a token limit cut off."""
     empty: int = 0
-    """Of ``ok``, rows whose answer says nothing."""
+    """Rows in ``ok`` with an empty answer."""
     notices: deque[str] = field(default_factory=deque)
     """What the user should hear of, until somebody tells."""
     told: list[str] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Tally:
             self.wasted_pd += outcome.attempt.cost_pd or 0
 
     def projection(self) -> Projection | None:
-        """What the run will have cost at its end; None while it cannot be told."""
+        """Projected cost of the whole run; None while it is unknown."""
         if self.cost_pd is None or self.rows_input is None:
             return None
         pending = max(0, self.rows_input - self.done)
