@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-
 QUICK = ("--no-progress",)
 UNBOUNDED = ("--model", "gpt-4.1", "--max-cost", 1, *QUICK)
 """What is refused when the input is looked over: nothing limits the answers."""

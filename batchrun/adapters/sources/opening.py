@@ -358,12 +358,7 @@ def shaped(found: Input, plan: Plan) -> Input:
         shaper = plan.shaper(sample, read_file, roles_of(found.splitter))
     except InputLostError as error:
         raise InputError(str(error)) from error.__cause__
-<<<<<<< HEAD
     if not plan.renders:  # it only assigns columns, which the present splitter knows
-=======
-    if not plan.renders:  # it says what columns are for, and the splitter there is knows
-        found.require_messages()
->>>>>>> door
-        return found
+        return found.with_messages()
     replace(found, splitter=shaper.strict()).require_rows()
     return replace(found, splitter=shaper)
