@@ -138,17 +138,17 @@ class Comparison:
         )
         selected = any(difference.name == SOURCE_STATUS for difference in found)
         if selected and keepable and not self._changes.resend_changed:
-            what = f"{folder} was started with different settings"
+            what = f"the settings are not those {folder} was started with"
             raise self._moving(what, list(map(str, found)), self._reader())
         if found and not (keepable and allowed):
             raise self._changed(
-                f"{folder} was started with different settings",
+                f"the settings are not those {folder} was started with",
                 [str(difference) for difference in found],
                 keepable=keepable,
             )
         if self._given.kind != states.get("input_format"):
             raise self._changed(
-                "the run was started with input of another format",
+                "the input has another format than the run was started with",
                 [f"format: was {states.get('input_format')}, is {self._given.kind}"],
                 keepable=False,
             )
@@ -207,7 +207,7 @@ class Comparison:
         changed_columns = self._changed_columns(reader)
         if changed_columns is not None:
             raise self._changed(
-                "the run was started with other columns of input",
+                "the input's columns are not those the run was started with",
                 [changed_columns, "parts hold one schema"],
                 keepable=False,
             )
@@ -238,7 +238,7 @@ class Comparison:
                     f"{verb(len(lost), 'is', 'are')} not in it any more"
                 )
             raise self._changed(
-                f"the input is not the one that {self._where} was started with",
+                f"the input is not what {self._where} was started with",
                 details,
                 resendable=not lost,
             )

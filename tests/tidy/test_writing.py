@@ -63,6 +63,10 @@ EXCEPTIONS = {
         {"shutil.rmtree"},
         "what was folded; nobody reads it again",
     ),
+    "batchrun.rundir.fleet.looking": (
+        {"tempfile.TemporaryDirectory"},
+        "the plan of a fleet in a bucket, for as long as it is read",
+    ),
     "batchrun.rundir.fleet.handing_on": (
         {"tempfile.TemporaryDirectory"},
         "a copy of the state file, until it is uploaded",

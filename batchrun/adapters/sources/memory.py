@@ -102,9 +102,7 @@ def find(
         (stamp,), kind, splitter, reading=reading.of(kind), repeat=times, rows=given
     )
     found.require_rows()
-    if plan is not None and not plan.only_repeats:
-        return opening.shaped(found, plan)
-    return found.with_messages()
+    return found if plan is None else opening.shaped(found, plan)
 
 
 def _is_text(item: object) -> bool:

@@ -359,6 +359,6 @@ def shaped(found: Input, plan: Plan) -> Input:
     except InputLostError as error:
         raise InputError(str(error)) from error.__cause__
     if not plan.renders:  # it only assigns columns, which the present splitter knows
-        return found.with_messages()
+        return found
     replace(found, splitter=shaper.strict()).require_rows()
     return replace(found, splitter=shaper)
