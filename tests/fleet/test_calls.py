@@ -65,7 +65,7 @@ def test_shards_do_one_run_together(cli, jsonl, given):
     cli.verified("run")
 
 
-@pytest.mark.slow
+@pytest.mark.quiet
 def test_an_interrupt_stops_all_workers_in_order(cli, jsonl, given, until, summary):
     """``KeyboardInterrupt`` is raised once they have published what was answered; the same call
     resumes.

@@ -232,7 +232,7 @@ def test_a_store_that_takes_seconds_for_each_call_stops_nobody(
     assert [p.wait() for p in processes] == [143, 143], [p.err for p in processes]
 
 
-@pytest.mark.slow
+@pytest.mark.quiet
 def test_a_network_that_is_cut_for_longer_than_a_lease_costs_no_row(
     fleet, jsonl, simulator, shared_store, given, alone, sound, until
 ):
