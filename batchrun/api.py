@@ -409,7 +409,7 @@ class _Job:
             return result
 
     async def _together(self, plan: _Plan, spread: Spread) -> Result:
-        """Have processes do it, which tell whoever is to be told themselves."""
+        """Run it in other processes, which send the notifications themselves."""
         from batchrun.fleet import called
 
         progress, handed = (

@@ -77,7 +77,7 @@ class Spread:
         """The places of the processes to start. Raises ``UsageError``."""
         if self.workers is not None:
             launcher.require(self.workers, shard=self.shard is not None)
-            return [f"{place}/{self.workers}" for place in range(1, self.workers + 1)]
+            return launcher.places_of(self.workers)
         assert self.shard is not None
         place = place_of(self.shard, os.environ)
         return [f"{place.index or place.count}/{place.count}"]
@@ -166,4 +166,4 @@ def _whole(
         summary = read_json(inspect.look_at(settings.dir, settings.checkpoint).store, SUMMARY)
         found = summary if isinstance(summary, dict) else found
     result = Result(found, best.stop, None, 0, sent_nothing=best.sent_nothing)
-    return replace(result, elsewhere=True)  # they have told whoever is to be told
+    return replace(result, elsewhere=True)  # they have sent the notifications

@@ -59,6 +59,11 @@ def require(workers: int, *, shard: bool) -> None:
         raise UsageError(message)
 
 
+def places_of(workers: int) -> list[str]:
+    """The place of each worker, as ``--shard`` takes it."""
+    return [f"{place}/{workers}" for place in range(1, workers + 1)]
+
+
 def run_workers(
     workers: int,
     arguments: Sequence[str],
@@ -73,9 +78,10 @@ def run_workers(
     """
     started_s = time.monotonic()
     progress = FleetProgress(launches)
-    places = [f"{place}/{workers}" for place in range(1, workers + 1)]
     command = [*_command(), *worker_arguments(arguments)]
-    children = Children(places, command, say, shown=f"--workers {workers}", start=new_start())
+    children = Children(
+        places_of(workers), command, say, shown=f"--workers {workers}", start=new_start()
+    )
     with forwarding(children.forward):
         children.start()
         while children.look():
@@ -91,10 +97,11 @@ def run_workers(
 
 
 class Children:
-    """The processes, one for each place in the fleet (``1/4``). ``command`` starts one, but for its
-    place; in what it says its own place becomes ``shown``. ``start`` is an id that all of them
-    have: what is done once for a start, one of them does. ``handed`` is what each reads from its
-    standard input at first; then its standard output is kept for ``outputs``.
+    """The processes, one for each place in the fleet (``1/4``). ``command`` starts one; its place
+    is added. In its output, its own place is replaced by ``shown``. ``start`` is an id that all of
+    them share: one of them does what is done once per start. ``handed`` is written to the standard
+    input of each; if there is something to hand over, their standard output is kept for
+    ``outputs``.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -248,6 +249,28 @@ def held(scripted, answer):
     yield start
     for each in made:
         each.release()
+
+
+def chats(count):
+    """Rows that say which one they are."""
+    return [{"messages": [{"role": "user", "content": f"row {n}"}]} for n in range(count)]
+
+
+@pytest.fixture
+def asked(scripted, answer):
+    """An endpoint that refuses every third row as often as it is told to, and counts what it is
+    asked, with rows of ``chats``.
+    """
+    counts, refusals = Counter(), [1]
+
+    def reply(body, _headers, _nth):
+        row = int(body["messages"][0]["content"].rpartition(" ")[2])
+        counts[row] += 1
+        if row % 3 == 0 and counts[row] <= refusals[0]:
+            return 422, {}, {"error": {"message": "not this one"}}
+        return 200, {}, answer("fine")
+
+    return scripted(reply), counts, refusals
 
 
 @pytest.fixture

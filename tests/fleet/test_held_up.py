@@ -1,27 +1,11 @@
 """Processes that are held up anywhere, while the others go on: nothing is done twice or lost."""
 
-from collections import Counter
-
 import pytest
 
+from tests.fleet.conftest import chats
 from tests.harness.fleet_process import HELD_UP
 
 ROWS = 90
-
-
-@pytest.fixture
-def asked(scripted, answer):
-    """An endpoint that refuses every third row once, and counts what it is asked."""
-    counts = Counter()
-
-    def reply(body, _headers, _nth):
-        row = int(body["messages"][0]["content"].rpartition(" ")[2])
-        counts[row] += 1
-        if row % 3 == 0 and counts[row] == 1:
-            return 422, {}, {"error": {"message": "not this one"}}
-        return 200, {}, answer("fine")
-
-    return scripted(reply), counts
 
 
 @pytest.mark.slow
@@ -36,8 +20,8 @@ def asked(scripted, answer):
 )
 def test_what_all_are_asked_for_is_done_once(fleet, cli, jsonl, asked, summary, seed, more, sent):
     """However their steps interleave, and whether they come together or one after the other."""
-    endpoint, counts = asked
-    rows = jsonl([{"messages": [{"role": "user", "content": f"row {n}"}]} for n in range(ROWS)])
+    endpoint, counts, _ = asked
+    rows = jsonl(chats(ROWS))
     given = (
         *(rows, "-o", "run", "--base-url", endpoint.base_url, "--model", "m"),
         *("--shard-rows", 10, "--concurrency", 8, "--no-repeated-failure"),

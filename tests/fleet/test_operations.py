@@ -1,11 +1,11 @@
 """``--restart``, ``--retry-*`` and the like, given to every process, are done once."""
 
 import signal
-from collections import Counter
 
 import pytest
 
 from batchrun.simulator.latency import FixedLatency
+from tests.fleet.conftest import chats
 
 JOB = {"SLURM_ARRAY_JOB_ID": "4711"}
 
@@ -16,28 +16,6 @@ def command(endpoint, rows, directory="run", *more):
         *(rows, "-o", directory, "--base-url", endpoint.base_url, "--model", "m"),
         *("--shard-rows", 20, "--concurrency", 8, "--no-repeated-failure", *more),
     )
-
-
-@pytest.fixture
-def asked(scripted, answer):
-    """An endpoint that refuses every third row as often as it is told to, and counts what it is
-    asked.
-    """
-    counts, refusals = Counter(), [1]
-
-    def reply(body, _headers, _nth):
-        row = int(body["messages"][0]["content"].rpartition(" ")[2])
-        counts[row] += 1
-        if row % 3 == 0 and counts[row] <= refusals[0]:
-            return 422, {}, {"error": {"message": "not this one"}}
-        return 200, {}, answer("fine")
-
-    return scripted(reply), counts, refusals
-
-
-def chats(count):
-    """Rows that say which one they are."""
-    return [{"messages": [{"role": "user", "content": f"row {n}"}]} for n in range(count)]
 
 
 def olds(folder):

@@ -245,13 +245,13 @@ class Input:
                 raise UsageError(NO_MODEL)
 
     def with_messages(self) -> Input:
-        """This input, where a row of it may be a request. Raises ``InputError`` for a table whose
-        columns do not make one, without a template that does. Of JSON rows, which need not be
-        alike, a notice says it, and a bad row becomes an ``invalid_row``: the rows are looked at as
-        far as the first that may be a request, at most as many as fix the carried columns.
+        """This input, if a row may be a request. Raises ``InputError`` for a table whose columns do
+        not make one, without a template that does. JSON rows may differ, so they only get a notice,
+        and each bad row becomes an ``invalid_row``. Rows are read up to the first that may be a
+        request, at most as many as determine the carried columns.
         """
         rows_differ = self.kind == "jsonl"
-        if rows_differ and self.pipe is not None:  # its next rows may be long in coming
+        if rows_differ and self.pipe is not None:  # its next rows may take long to arrive
             return self
         names: dict[str, None] = {}
         try:

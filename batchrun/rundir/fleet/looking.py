@@ -120,6 +120,15 @@ def launches_in(directory: str, checkpoint: Path | None, store: StoreReader) -> 
     return BucketLaunches(directory, checkpoint or Path(tempfile.gettempdir()))
 
 
+def _unfolded_in(
+    directory: str, checkpoint: Path | None, store: StoreReader
+) -> tuple[Launches, Launch] | None:
+    """The same with the launch that is not folded; None if there is none."""
+    found = launches_in(directory, checkpoint, store)
+    launch = None if found is None else found.unfolded()
+    return None if found is None or launch is None else (found, launch)
+
+
 def lives(found: Launches) -> bool:
     """Whether a process of a fleet may be at work on a run directory."""
     launch = found.current()
@@ -136,13 +145,13 @@ def alive(launch: Launch) -> list[str]:
 
 
 def require_ended(directory: str, checkpoint: Path | None, store: StoreReader) -> None:
-    """Raise ``RunLockedError`` where several processes work on a run directory, naming them, or
-    ended before their results were put together.
+    """Raise ``RunLockedError`` if several processes work on a run directory, naming them, or ended
+    before their results were put together.
     """
-    found = launches_in(directory, checkpoint, store)
-    launch = None if found is None else found.unfolded()
-    if found is None or launch is None:
+    unfolded = _unfolded_in(directory, checkpoint, store)
+    if unfolded is None:
         return
+    found, launch = unfolded
     where = shell_word(format_address(directory))
     names = alive(launch)
     if not names:
@@ -187,10 +196,10 @@ def seen_in_store(
     """The fleet of a run directory in an object store, without the logs of its workers, which are
     on their disks; and whether a process has the directory to itself. None where there is none.
     """
-    found = launches_in(directory, checkpoint, store)
-    launch = None if found is None else found.unfolded()
-    if found is None or launch is None:
+    unfolded = _unfolded_in(directory, checkpoint, store)
+    if unfolded is None:
         return None
+    found, launch = unfolded
     from batchrun.rundir.fleet.in_bucket import BucketLaunches
 
     try:

@@ -48,30 +48,21 @@ def read(folder: Path, checkpoint: Path, *, locked: bool) -> dict[str, Any] | No
     fleet = looking.seen(folder)
     if fleet is None:
         return None
-    recorded = state_reader.read(checkpoint)
-    found = counts.count(fleet, {} if recorded is None else recorded.shards)
-    kept = (recorded.meta.get("examples") if recorded else None) or {}
-    live = _live(fleet, found, kept)
-    return {
-        "state": "running" if fleet.alive or locked else "killed",
-        "live": live,
-        "fleet": _fleet(fleet, found),
-    }
+    found, live, _ = _counted(fleet, checkpoint)
+    return _status(fleet, found, live, locked=locked)
 
 
 def read_in_store(folder: str, look: Look) -> dict[str, Any] | None:
-    """The same of a fleet whose run directory is in an object store. Rows that are not published
-    are those of which the leases of its processes tell.
+    """The same for a fleet whose run directory is in an object store. The number of rows that are
+    not published comes from the status in the leases of its processes.
     """
     seen = looking.seen_in_store(folder, look.checkpoint, look.store)
     if seen is None:
         return None
     fleet, locked = seen
-    recorded = None if look.checkpoint is None else state_reader.read(look.checkpoint)
-    found = counts.count(fleet, {} if recorded is None else recorded.shards)
-    live = _live(fleet, found, (recorded.meta.get("examples") if recorded else None) or {})
+    found, live, knows_before = _counted(fleet, look.checkpoint)
     done = sum(found.totals.rows())
-    if recorded is None:
+    if not knows_before:
         done += sum(fleet.plan.before)
     for worker in fleet.alive:
         told = worker.status.get("ok", 0) + worker.status.get("error", 0)
@@ -80,6 +71,22 @@ def read_in_store(folder: str, look: Look) -> dict[str, Any] | None:
         done += more
     error = max(live["error"], sum(worker.status.get("error", 0) for worker in fleet.alive))
     live |= {"ok": max(0, min(done, fleet.plan.rows) - error), "error": error}
+    return _status(fleet, found, live, locked=locked)
+
+
+def _counted(fleet: SeenFleet, checkpoint: Path | None) -> tuple[Counts, dict[str, Any], bool]:
+    """What is durable and published of a fleet, the keys of ``live``, and whether the checkpoint of
+    the run is there, which knows what was done before the launch.
+    """
+    recorded = None if checkpoint is None else state_reader.read(checkpoint)
+    found = counts.count(fleet, {} if recorded is None else recorded.shards)
+    kept = (recorded.meta.get("examples") if recorded else None) or {}
+    return found, _live(fleet, found, kept), recorded is not None
+
+
+def _status(
+    fleet: SeenFleet, found: Counts, live: Mapping[str, Any], *, locked: bool
+) -> dict[str, Any]:
     return {
         "state": "running" if fleet.alive or locked else "killed",
         "live": live,

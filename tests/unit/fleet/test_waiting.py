@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from batchrun.errors import RunLockedError
+from batchrun.core.fleet.operations import Done, Operation
+from batchrun.core.run.changes import Changes
+from batchrun.errors import RunLockedError, StorageError
 from batchrun.fleet import worker
 from batchrun.session import Result
 
@@ -49,3 +51,21 @@ def test_a_directory_that_somebody_else_uses_is_refused(enlisted):
     """It launches no fleet."""
     with pytest.raises(RunLockedError, match="in use"):
         enlisted([False] * 10)
+
+
+def test_who_tried_to_join_does_not_do_it_all_again(monkeypatch):
+    """Folding may have counted it among those who took part, by the folder that it made."""
+
+    def refuse(*_):
+        message = "cannot join"
+        raise StorageError(message)
+
+    monkeypatch.setattr(worker, "Worker", refuse)
+    process = object.__new__(worker._Process)
+    process._launches = SimpleNamespace(current=lambda: None, plan=lambda _: None)
+    process._place, process._took_part = SimpleNamespace(index=3), False
+    process._operation = Operation("restart", Changes(restart=True), is_named=False)
+    launch = SimpleNamespace(operation="another", done=(Done("restart", (1, 2, 3)),))
+    assert not process._may_join(launch), "by hand, it would mean another restart"
+    assert process._joined(launch) is None
+    assert process._may_join(launch)
