@@ -102,12 +102,11 @@ def _live(fleet: SeenFleet, found: Counts, kept: Mapping[str, Any]) -> dict[str,
     ok, error = found.totals.rows()
     totals, rows = found.totals.overall(), fleet.plan.rows
     running = [statuses[name] for name in alive if name in statuses]
-    examples = {name: (row, said) for name, (row, said) in kept.items()}
-    for name, (row, said) in found.examples.items():
-        if name not in examples or row < examples[name][0]:
-            examples[name] = row, said
     errors = dict(sorted(found.totals.errors.items(), key=lambda one: -one[1]))
-    told = {} if seen is None else seen.examples
+    # Those of published shards are only in the status files of the workers.
+    reported = {} if seen is None else seen.examples
+    recorded = (format_examples(each, errors) for each in (kept, found.examples))
+    examples = together.first_examples([reported, *recorded])
     now: dict[str, Any] = asdict(seen if seen is not None else _NOTHING)
     state = controls.state_after(fleet.changes)
     return now | {
@@ -121,8 +120,7 @@ def _live(fleet: SeenFleet, found: Counts, kept: Mapping[str, Any]) -> dict[str,
         "cost_usd": totals["cost_usd"],
         "wasted_cost_usd": totals["wasted_cost_usd"],
         "errors": errors,
-        "examples": {name: told[name] for name in errors if name in told}
-        | format_examples(examples, errors),
+        "examples": {name: examples[name] for name in errors if name in examples},
         "outputs": {"answers": ok, **found.totals.outputs},
         "controls": _controls(fleet),
         "pid": None,

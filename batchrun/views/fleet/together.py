@@ -65,7 +65,7 @@ def together(
         controls=_controls(statuses),
         notices=tuple(merged(notices)),
         errors=dict(_counted(statuses, "errors").most_common()),
-        examples=_examples(statuses),
+        examples=first_examples(status["examples"] for status in statuses),
         outputs=dict(_counted(statuses, "outputs")),
         **figures,
     )
@@ -103,11 +103,11 @@ def _counted(statuses: Iterable[Status], key: str) -> Counter[str]:
     return sum((Counter(status[key]) for status in statuses), Counter())
 
 
-def _examples(statuses: Iterable[Status]) -> dict[str, dict[str, Any]]:
-    """By error class, the first row that failed so."""
+def first_examples(several: Iterable[Mapping[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """By error class, the example with the lowest row."""
     found: dict[str, dict[str, Any]] = {}
-    for status in statuses:
-        for name, example in status["examples"].items():
+    for examples in several:
+        for name, example in examples.items():
             if name not in found or example["row"] < found[name]["row"]:
                 found[name] = example
     return found
